@@ -1,0 +1,97 @@
+"""What a policy must offer; decoding, training and scoring are written once against it.
+
+A policy is a ``torch.nn.Module`` that has the members of `Policy`. There are two kinds: guerdon's own
+`~guerdon.models.transformer.Transformer`, and the adapters of `guerdon.models.huggingface`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from guerdon.data.padded import Padded
+
+
+class State(Protocol):
+    """What has been computed for the rows of a running decode. Every row stands at the same position."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows it holds."""
+        ...
+
+    def select(self, rows: Tensor) -> Self:
+        """Keeps the rows named (int64 [new rows]; may drop, repeat, permute). Consumes the state: use what it returns."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A policy's view of given targets. Every tensor is [batch, length]; positions where ``mask`` is False hold 0.
+
+    Attributes:
+        log_prob: natural logarithm of the probability of each target token, given what stands before it.
+        entropy: entropy of the next-token distribution there, in nats.
+        mask: True where the position counts.
+        kl: KL(policy || anchor) of the next-token distributions, exact over the vocabulary; None without an anchor.
+        anchor_log_prob: the anchor's ``log_prob``; None without an anchor.
+    """
+
+    log_prob: Tensor
+    entropy: Tensor
+    mask: Tensor
+    kl: Tensor | None = None
+    anchor_log_prob: Tensor | None = None
+
+
+class Policy(Protocol):
+    """A model that writes. Ids in, probabilities out; texts are the business of `~guerdon.generator.Generator`.
+
+    Attributes:
+        vocabulary_size: number of columns of the logits.
+        start_id: the first decoder token (never part of an output).
+        end_id: the token that ends an output (part of its probability, not of its text).
+        pad_id: fills rectangles; never allowed in an output.
+        max_source, max_target: longest source and output (end token included) that the model accepts, in tokens.
+        allowed: bool [vocabulary]; tokens that an output may contain. Disallowed ones have logit -inf in ``step`` and
+            probability 0 in ``evaluate`` and ``logits``.
+    """
+
+    vocabulary_size: int
+    start_id: int
+    end_id: int
+    pad_id: int
+    max_source: int
+    max_target: int
+    allowed: Tensor
+
+    def start(self, sources: Padded, copies: int = 1) -> tuple[Any, Tensor]:
+        """Encodes each source once and opens ``copies`` rows for it: row = source * copies + copy.
+
+        Returns:
+            The state, and the first decoder tokens, int64 [rows].
+        """
+        ...
+
+    def step(self, state: Any, tokens: Tensor) -> Tensor:
+        """Feeds one token a row (int64 [rows]) and returns the next token's logits, float [rows, vocabulary]."""
+        ...
+
+    def logits(self, sources: Padded, targets: Padded) -> Tensor:
+        """Teacher forcing: the logits of every target position, [batch, length, vocabulary], disallowed tokens -inf.
+
+        ``targets`` are outputs as trained on: without the start token, the end token included where the output ended.
+        """
+        ...
+
+    def evaluate(self, sources: Padded, targets: Padded, anchor: Policy | None = None, temperature: float = 1.0) -> Evaluation:
+        """Scores ``targets`` with the distribution that sampling at this temperature draws from (the anchor's too)."""
+        ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """As `torch.nn.Module.parameters`."""
+        ...
