@@ -1,34 +1,12 @@
-"""How far a policy has moved from its anchor, and how undecided it is.
+"""How far a policy has moved from its anchor, estimated from its own samples.
 
-Logits may hold -inf (disallowed tokens); such tokens have probability 0 and add nothing, in the value and in the gradient.
+The exact divergence of next-token distributions is ``kl`` of `guerdon.models.policy.Evaluation`.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-
-def kl_exact(logits: Tensor, anchor_logits: Tensor) -> Tensor:
-    """KL(policy || anchor) of next-token distributions, summed over the vocabulary, in nats.
-
-    Args:
-        logits: [..., vocabulary].
-        anchor_logits: [..., vocabulary].
-
-    Returns:
-        [...]; +inf where the policy may write a token that the anchor may not.
-    """
-    log_prob, anchor_log_prob = logits.log_softmax(-1), anchor_logits.log_softmax(-1)
-    disallowed = logits == -torch.inf
-    ratio = log_prob.masked_fill(disallowed, 0.0) - anchor_log_prob.masked_fill(disallowed, 0.0)
-    return (log_prob.exp() * ratio).sum(-1)
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """Entropy of next-token distributions, in nats: [..., vocabulary] -> [...]."""
-    log_prob = logits.log_softmax(-1)
-    return -(log_prob.exp() * log_prob.masked_fill(logits == -torch.inf, 0.0)).sum(-1)
 
 
 def kl_sampled(log_prob: Tensor, anchor_log_prob: Tensor) -> Tensor:

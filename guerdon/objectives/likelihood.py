@@ -11,8 +11,6 @@ from torch.nn import functional
 from guerdon.data.padded import Padded
 from guerdon.errors import ConfigurationError
 
-_IGNORED = -100
-
 
 @dataclass(frozen=True)
 class LikelihoodSums:
@@ -20,7 +18,7 @@ class LikelihoodSums:
 
     Attributes:
         loss: scalar with a gradient: the smoothed negative log-likelihood, summed over the target tokens, in nats.
-        nll: scalar without a gradient: the plain negative log-likelihood, summed likewise. exp(nll / tokens) is the perplexity.
+        nll: scalar without a gradient: the plain negative log-likelihood, summed likewise; exp(nll / tokens) is the perplexity.
         tokens: number of target tokens summed over.
     """
 
@@ -37,7 +35,8 @@ def label_smoothed_nll(logits: Tensor, targets: Padded, smoothing: float = 0.0) 
     what the model cannot write.
 
     Args:
-        logits: [batch, length, vocabulary], -inf for disallowed tokens. Computed in float32 at least.
+        logits: [tokens, vocabulary], one row per position of ``targets`` that counts, row by row, as
+            `guerdon.models.policy.Policy.logits` gives them; -inf for disallowed tokens. Computed in float32 at least.
         targets: [batch, length]; what stands beyond a row's length is not read.
         smoothing: s, in [0, 1).
 
@@ -49,21 +48,19 @@ def label_smoothed_nll(logits: Tensor, targets: Padded, smoothing: float = 0.0) 
         ConfigurationError: when ``smoothing`` is outside [0, 1).
     """
     if not 0.0 <= smoothing < 1.0:
-        raise ConfigurationError(f"label smoothing is {smoothing}", cure="choose a number from 0 (none) to below 1; 0.1 is usual")
-    mask = targets.mask.flatten()
-    flat = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, 1)
-    ids = targets.ids.flatten().masked_fill(~mask, _IGNORED)
-    nll = functional.cross_entropy(flat, ids, reduction="none", ignore_index=_IGNORED)
+        raise ConfigurationError(f"label smoothing is {smoothing}", cure="choose a number from 0 (none) to below 1")
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    ids = targets.ids[targets.mask]
+    nll = functional.cross_entropy(wide, ids, reduction="sum")
     loss = nll
     if smoothing:
-        # The mean of -log p over the allowed tokens is nll + chosen - (mean of their logits): no second softmax is needed.
-        chosen = flat.gather(1, ids.clamp(min=0)[:, None]).squeeze(1)
-        loss = nll + smoothing * torch.where(mask, chosen - _mean_allowed(flat), 0.0)
-    return LikelihoodSums(loss.sum(), nll.detach().sum(), targets.tokens())
+        # -log p averaged over the allowed tokens is -log p(target) + its logit - their mean logit: no second softmax needed.
+        chosen = wide.gather(-1, ids[:, None])[:, 0]
+        loss = nll + smoothing * (chosen - _mean_allowed(wide)).sum()
+    return LikelihoodSums(loss, nll.detach(), len(ids))
 
 
 def _mean_allowed(logits: Tensor) -> Tensor:
-    """The mean over the logits that are not -inf: [rows, vocabulary] -> [rows]."""
+    """The mean over the logits that are not -inf: [tokens, vocabulary] -> [tokens]."""
     disallowed = logits == -torch.inf
-    count = (~disallowed).sum(-1).clamp(min=1)
-    return logits.masked_fill(disallowed, 0.0).sum(-1) / count
+    return logits.masked_fill(disallowed, 0.0).sum(-1) / (~disallowed).sum(-1)
