@@ -57,7 +57,9 @@ def digest(splits: tuple[list[Example], ...]) -> str:
 
 def test_the_same_seed_writes_the_same_corpus() -> None:
     here = digest(corpus.build(SEED))
-    program = f"import hashlib; from guerdon.quickstart.corpus import build; print(hashlib.sha256(repr(build({SEED})).encode()).hexdigest())"
+    program = (
+        f"import hashlib, guerdon.quickstart.corpus as c; print(hashlib.sha256(repr(c.build({SEED})).encode()).hexdigest())"
+    )
     environment = {**os.environ, "PYTHONHASHSEED": "4242"}
     there = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
