@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from guerdon.models.attention import CrossAttention, SelfAttention, attend, merge_heads, split_heads
 from guerdon.models.cache import Layout, SelfCache
+from guerdon.models.dropout import Dropout
 
 if TYPE_CHECKING:
     from guerdon.models.transformer import TransformerOptions
@@ -32,7 +33,6 @@ class FeedForward(nn.Module):
         self.activation = functional.gelu if options.activation == "gelu" else functional.relu
         self.project_in = nn.Linear(options.width, options.feed_forward * (2 if self.gated else 1))
         self.project_out = nn.Linear(options.feed_forward, options.width)
-        self.dropout = nn.Dropout(options.dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[b, length, m] to [b, length, m]."""
@@ -42,7 +42,7 @@ class FeedForward(nn.Module):
             inner = functional.silu(gate) * value
         else:
             inner = self.activation(inner)
-        return self.project_out(self.dropout(inner))
+        return self.project_out(inner)
 
 
 class Residual(nn.Module):
@@ -52,7 +52,7 @@ class Residual(nn.Module):
         super().__init__()
         self.pre = options.norm == "pre"
         self.norm = nn.LayerNorm(options.width)
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout)
 
     def forward(self, hidden: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """The sum around ``sublayer``, [b, length, m]."""

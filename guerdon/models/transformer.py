@@ -18,6 +18,7 @@ from guerdon.data.padded import Padded
 from guerdon.errors import ConfigurationError
 from guerdon.models.attention import rotations, sinusoids
 from guerdon.models.cache import DecoderState, Layout, SelfCache
+from guerdon.models.dropout import Dropout
 from guerdon.models.evaluation import evaluate_logits
 from guerdon.models.layers import DecoderLayer, EncoderLayer, Memory
 from guerdon.models.policy import Evaluation, Policy
@@ -35,7 +36,7 @@ class TransformerOptions:
         heads: of each attention.
         encoder_layers, decoder_layers: how many of each.
         feed_forward: inner width of the feed-forward network (each of the two gates' for ``swiglu``).
-        dropout: after the embedding, each sub-layer and inside the feed-forward network.
+        dropout: after the embedding and each sub-layer.
         positions: sinusoidal (Vaswani 2017), rotary (Su 2021; self-attention only) or learned.
         norm: layer norm before (pre) or after (post) each sub-layer's residual sum.
         activation: of the feed-forward network; swiglu is that of Shazeer 2020.
@@ -103,7 +104,7 @@ class Transformer(nn.Module):
         self.decoder = nn.ModuleList([DecoderLayer(options) for _ in range(options.decoder_layers)])
         final = nn.LayerNorm if options.norm == "pre" else nn.Identity
         self.encoder_norm, self.decoder_norm = final(options.width), final(options.width)
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout)
         allowed = torch.ones(options.vocabulary_size, dtype=torch.bool)
         allowed[[PAD_ID, START_ID, MASK_ID]] = False
         self.register_buffer("allowed", allowed, persistent=False)
