@@ -23,6 +23,10 @@ class Memory(NamedTuple):
     value: Tensor
     mask: Tensor | None
 
+    def select(self, rows: Tensor) -> Memory:
+        """That of the sources named, int64 [b]."""
+        return Memory(self.key[rows], self.value[rows], None if self.mask is None else self.mask[rows])
+
 
 class FeedForward(nn.Module):
     """W₂ f(W₁ x) (Vaswani et al. 2017, eq. 2), or W₂ (silu(W₁ x) ∘ V x) for swiglu (Shazeer 2020, eq. 6)."""

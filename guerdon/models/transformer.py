@@ -143,29 +143,37 @@ class Transformer(nn.Module):
             hidden = layer(hidden, mask, rotation)
         return self.encoder_norm(hidden), mask
 
-    def decode(self, memory: Tensor, mask: Tensor | None, targets: Padded) -> Tensor:
-        """Teacher forcing: the hidden state that predicts each target token, [b, t, m]."""
+    def decode(self, memory: Tensor, mask: Tensor | None, targets: Padded, rows: Tensor | None = None) -> Tensor:
+        """Teacher forcing: the hidden state that predicts each target token, [b, t, m]; ``rows`` as in `logits`."""
         start = targets.ids.new_full((len(targets), 1), self.start_id)
         inputs = torch.cat([start, targets.ids[:, :-1]], dim=1)
         hidden = self._embed(inputs, self._target_embedding, "target_positions")
         rotation = self._rotation(0, inputs.shape[1])
         for layer in self._decoder_layers:
-            hidden = layer(hidden, Memory(*layer.cross.keys_values(memory), mask), rotation)
+            of_source = Memory(*layer.cross.keys_values(memory), mask)
+            hidden = layer(hidden, of_source if rows is None else of_source.select(rows), rotation)
         return self.decoder_norm(hidden)
 
     def forward(self, sources: Padded, targets: Padded) -> Tensor:
         """The logits of every target position, [b, t, v]; disallowed tokens -inf."""
         return self._project(self.decode(*self.encode(sources), targets))
 
-    def logits(self, sources: Padded, targets: Padded) -> Tensor:
-        """The logits of the target positions that count, row by row: [tokens, v]; disallowed tokens -inf."""
-        return self._project(self.decode(*self.encode(sources), targets)[targets.mask])
+    def logits(self, sources: Padded, targets: Padded, rows: Tensor | None = None) -> Tensor:
+        """See `guerdon.models.policy.Policy.logits`."""
+        return self._project(self.decode(*self.encode(sources), targets, rows)[targets.mask])
 
-    def evaluate(self, sources: Padded, targets: Padded, anchor: Policy | None = None, temperature: float = 1.0) -> Evaluation:
+    def evaluate(
+        self,
+        sources: Padded,
+        targets: Padded,
+        anchor: Policy | None = None,
+        temperature: float = 1.0,
+        rows: Tensor | None = None,
+    ) -> Evaluation:
         """See `guerdon.models.policy.Policy.evaluate`."""
         with torch.no_grad():
-            anchor_logits = None if anchor is None else anchor.logits(sources, targets)
-        return evaluate_logits(self.logits(sources, targets), anchor_logits, targets, temperature)
+            anchor_logits = None if anchor is None else anchor.logits(sources, targets, rows)
+        return evaluate_logits(self.logits(sources, targets, rows), anchor_logits, targets, temperature)
 
     # --- one position at a time
 

@@ -41,7 +41,7 @@ from guerdon.rewards.normalise import Normaliser, NormaliserOptions
 from guerdon.training.around import surroundings
 from guerdon.training.loop import Loop, LoopOptions, Outcome, autocast
 from guerdon.training.progress import Progressing
-from guerdon.training.rollouts import Prompts, Rollout, draw, greedy_texts
+from guerdon.training.rollouts import MicroBatch, Prompts, Rollout, draw, greedy_texts
 from guerdon.training.schedule import OptimiserOptions
 from guerdon.training.supervised import Validate
 from guerdon.training.watch import Watch
@@ -158,8 +158,8 @@ class Reinforce:
         advantages = self._advantages(step, rollout, judgement, divergence, numbers)
         self._metrics = self.watch.rollout_metrics(rollout, judgement, advantages, divergence)
         entropy = 0.0
-        for rows in rollout.micro_batches(config.micro_batch_tokens):
-            loss, entropies = self._policy_loss(rollout, rows, advantages)
+        for part in rollout.micro_batches(config.micro_batch_tokens):
+            loss, entropies = self._policy_loss(part, advantages)
             entropy += entropies
             yield loss
         if config.mle_weight:
@@ -183,10 +183,9 @@ class Reinforce:
     def _anchor_log_prob(self, rollout: Rollout) -> Tensor:
         """The anchor's log-probability of each sampled token, [rows, length]."""
         found = torch.zeros_like(rollout.samples.log_prob)
-        for rows in rollout.micro_batches(self.config.micro_batch_tokens):
-            sources, targets = rollout.sources.select(rollout.groups[rows]), rollout.samples.tokens.select(rows)
-            log_prob = self.anchor.evaluate(sources, targets, temperature=self.config.temperature).log_prob
-            found[rows, : log_prob.shape[1]] = log_prob.to(found.dtype)
+        for part in rollout.micro_batches(self.config.micro_batch_tokens):
+            seen = self.anchor.evaluate(part.sources, part.targets, None, self.config.temperature, part.of_source)
+            found[part.rows, : seen.log_prob.shape[1]] = seen.log_prob.to(found.dtype)
         return found
 
     def _advantages(
@@ -214,17 +213,16 @@ class Reinforce:
         judgement = self.reward.judge(self.prompts.judged(numbers, texts, finished))
         return self.normaliser.rescale(judgement)
 
-    def _policy_loss(self, rollout: Rollout, rows: Tensor, advantages: Advantages) -> tuple[Tensor, float]:
-        """The loss of some rows, and the sum of their entropies."""
+    def _policy_loss(self, part: MicroBatch, advantages: Advantages) -> tuple[Tensor, float]:
+        """The loss of some sample groups, and the sum of their entropies."""
         config = self.config
-        sources, targets = rollout.sources.select(rollout.groups[rows]), rollout.samples.tokens.select(rows)
         anchor = self.anchor if config.kl.place == "loss" and config.kl.coefficient else None
         with autocast(self.generator.device, config.precision):
-            seen = self.generator.policy.evaluate(sources, targets, anchor, config.temperature)
-        weights = advantages.values.to(seen.log_prob)[rows]
+            seen = self.generator.policy.evaluate(part.sources, part.targets, anchor, config.temperature, part.of_source)
+        weights = advantages.values.to(seen.log_prob)[part.rows]
         loss = reinforce_loss(seen.log_prob, seen.mask, weights, max(1, advantages.samples))
         if seen.kl is not None:
-            counted = advantages.counted.to(seen.mask.device)[rows, None] & seen.mask
+            counted = advantages.counted.to(seen.mask.device)[part.rows, None] & seen.mask
             loss = loss + config.kl.coefficient * kl_loss(seen.kl, counted, max(1, advantages.samples))
         return loss, float(seen.entropy.detach().sum())
 
