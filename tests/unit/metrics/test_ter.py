@@ -3,7 +3,7 @@ import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from metric_texts import GROUPS, columns
-from sacrebleu.metrics.lib_ter import translation_edit_rate
+from sacrebleu.metrics.lib_ter import BeamEditDistance, translation_edit_rate
 
 from guerdon.metrics.ter import Ter, _Distance, _edits, _fewest_edits
 
@@ -47,6 +47,15 @@ def test_edits_equal_sacrebleus_where_its_search_is_cut(words, reference):
 @given(_WORDS, _WORDS.filter(bool))
 def test_bit_parallel_distance(words, reference):
     assert _Distance(reference)._levenshtein(words) == _distance(words, reference)
+
+
+@pytest.mark.parametrize("offset", [5, 20, 23, 24, 30])
+def test_distance_keeps_to_the_band_that_sacrebleu_searches(offset):
+    reference = list(map(str, range(80)))
+    words = ["x"] * offset + reference[:-offset]  # the best path runs ``offset`` beside the diagonal
+    banded = BeamEditDistance(reference)(words)[0]
+    assert _Distance(reference)(words)[0] == banded
+    assert (banded > _distance(words, reference)) == (offset > 25)
 
 
 def test_equals_sacrebleu_on_real_texts(e2e):
