@@ -82,8 +82,9 @@ class Policy(Protocol):
         ...
 
     def logits(self, sources: Padded, targets: Padded) -> Tensor:
-        """Teacher forcing: the logits of every target position, [batch, length, vocabulary], disallowed tokens -inf.
+        """Teacher forcing: the logits of the target positions that count, [tokens, vocabulary]; disallowed tokens -inf.
 
+        The rows are those of ``targets.mask``, row by row, so that nothing is spent on padding.
         ``targets`` are outputs as trained on: without the start token, the end token included where the output ended.
         """
         ...
