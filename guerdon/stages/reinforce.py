@@ -211,7 +211,7 @@ class Reinforce:
         """The normalised reward of each source's greedy output, on the scale of the samples' moments: [groups]."""
         texts, finished = greedy_texts(self.generator, self.prompts, numbers, self.config.limit)
         judgement = self.reward.judge(self.prompts.judged(numbers, texts, finished))
-        return self.normaliser.rescale(judgement)
+        return self.normaliser.rescale(judgement, torch.arange(len(numbers)))
 
     def _policy_loss(self, part: MicroBatch, advantages: Advantages) -> tuple[Tensor, float]:
         """The loss of some sample groups, and the sum of their entropies."""
