@@ -4,10 +4,10 @@ import pytest
 import sacrebleu
 from hypothesis import given
 from hypothesis import strategies as st
-from metric_texts import GROUPS, columns
 
 from guerdon.errors import ConfigurationError, InputError
 from guerdon.metrics.bleu import TOKENIZERS, Bleu
+from tests.unit.metrics.metric_texts import GROUPS, columns
 
 
 @given(GROUPS, st.booleans(), st.sampled_from(TOKENIZERS))

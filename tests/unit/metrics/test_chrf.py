@@ -3,10 +3,10 @@ import pytest
 import sacrebleu
 from hypothesis import given
 from hypothesis import strategies as st
-from metric_texts import GROUPS, columns
 
 from guerdon.errors import ConfigurationError, InputError
 from guerdon.metrics.chrf import Chrf
+from tests.unit.metrics.metric_texts import GROUPS, columns
 
 
 @given(GROUPS, st.sampled_from([0, 2]), st.booleans())

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from metric_texts import SENTENCES
 from scipy.stats import entropy
 
 from guerdon.errors import ConfigurationError, InputError
 from guerdon.metrics.diversity import Distinct, Length, Types, WordEntropy
+from tests.unit.metrics.metric_texts import SENTENCES
 
 OUTPUTS = ["the pub is the pub", "a pub", ""]
 

@@ -1,10 +1,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from metric_texts import GROUPS
 from rouge_score.rouge_scorer import RougeScorer
 
 from guerdon.metrics.rouge import RougeL
+from tests.unit.metrics.metric_texts import GROUPS
 
 _SCORER = RougeScorer(["rougeL"], use_stemmer=False)
 

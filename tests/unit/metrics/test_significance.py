@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 import sacrebleu
-from metric_texts import columns
 from sacrebleu.significance import PairedTest
 from scipy.stats import kstest, norm, ttest_rel
 
@@ -13,6 +12,7 @@ from guerdon.metrics.bleu import Bleu
 from guerdon.metrics.chrf import Chrf
 from guerdon.metrics.diversity import Distinct, Types
 from guerdon.metrics.significance import bootstrap_interval, jackknife_interval, paired_bootstrap, paired_jackknife
+from tests.unit.metrics.metric_texts import columns
 
 MEAN = MeanMetric("reward")
 

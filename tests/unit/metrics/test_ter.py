@@ -2,10 +2,10 @@ import pytest
 import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metric_texts import GROUPS, columns
 from sacrebleu.metrics.lib_ter import BeamEditDistance, translation_edit_rate
 
 from guerdon.metrics.ter import Ter, _Distance, _edits, _fewest_edits
+from tests.unit.metrics.metric_texts import GROUPS, columns
 
 
 def _distance(a, b):
