@@ -76,7 +76,7 @@ class HuggingFacePolicy(nn.Module):
     def __init__(self, model: Any, max_source: int | None = None, max_target: int | None = None) -> None:
         super().__init__()
         check_kind(model)
-        self.model = model
+        self.model, self.training = model, model.training
         conventions = Conventions.of(model)
         self.pad_id, self.start_id, self.end_id = conventions.pad_id, conventions.start_id, conventions.end_id
         # Decoder tokens that stand before an output; the last of them is fed by `step`, like any other token.

@@ -27,7 +27,8 @@ def check_kind(model: Any) -> None:
     except ImportError as error:
         raise MissingExtraError("transformers", "huggingface", "a Hugging Face model") from error
     name = type(model).__name__
-    if not isinstance(model, PreTrainedModel) or not model.config.is_encoder_decoder:
+    kind: Any = PreTrainedModel  # most of its methods carry no types
+    if not isinstance(model, kind) or not model.config.is_encoder_decoder:
         raise CapabilityError("not an encoder-decoder model of transformers", where=name, cure="give a T5, BART, Marian, ...")
     if model.main_input_name != "input_ids":
         raise CapabilityError(f"reads {model.main_input_name}, not the ids of a text", where=name)
