@@ -118,21 +118,23 @@ class HuggingFacePolicy(nn.Module):
             config = AutoConfig.from_pretrained(where)
             if not config.is_encoder_decoder:
                 raise CapabilityError(f"a {config.model_type} model is no encoder-decoder", where=where)
+            # What does not fit is reported here below, by name, rather than by transformers' "see the above report".
             model, report = AutoModelForSeq2SeqLM.from_pretrained(
-                where, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+                where, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
             )
         except CapabilityError:
             raise
         except Exception as error:  # transformers, safetensors and the hub raise kinds of their own for damaged or absent files
             raise CheckpointError(
-                f"cannot be loaded ({type(error).__name__}: {error})",
+                f"cannot be loaded ({type(error).__name__}: {str(error)[:200]})",
                 where=where,
                 cure="give a folder with config.json and model.safetensors, or a name on the hub that can be reached",
             ) from error
-        faults = [*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])]
+        faults = [f"{name} is missing" for name in sorted(report["missing_keys"])]
+        faults += [f"{name} is {list(found)}, not {list(wanted)}" for name, found, wanted in sorted(report["mismatched_keys"])]
         if faults:
             raise CheckpointError(
-                f"{len(faults)} weights are missing or of other dimensions, {sorted(faults)[0]} among them",
+                f"{len(faults)} weights do not fit the configuration: {faults[0]}",
                 where=where,
                 cure="use the configuration that belongs to the weights",
             )

@@ -22,9 +22,13 @@ class HuggingFaceTokenizer:
     Attributes:
         pad_id, start_id, end_id, vocabulary_size: those of the policy.
         fingerprint: sha256 in hexadecimal; equal for equal tokenizers.
+
+    Raises:
+        CheckpointError: for a tokenizer that knows no words, or does not belong to the policy.
     """
 
     def __init__(self, tokenizer: Any, policy: HuggingFacePolicy) -> None:
+        _check(tokenizer, policy)
         self._backend = tokenizer
         self._prefix = list(policy.prompt[1:])
         self.pad_id, self.start_id, self.end_id = policy.pad_id, policy.start_id, policy.end_id
@@ -48,7 +52,7 @@ class HuggingFaceTokenizer:
             raise MissingExtraError(error.name or "transformers", "huggingface", f"the tokenizer of {where}") from error
         except Exception as error:  # transformers and tokenizers raise kinds of their own for damaged or absent files
             raise CheckpointError(
-                f"its tokenizer cannot be loaded ({type(error).__name__}: {error})",
+                f"its tokenizer cannot be loaded ({type(error).__name__}: {str(error)[:200]})",
                 where=where,
                 cure="give a folder with the tokenizer's files, or a name on the hub that can be reached",
             ) from error
@@ -92,6 +96,23 @@ class HuggingFaceTokenizer:
     def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The text of each row, as `decode` gives it."""
         return [self.decode(ids) for ids in rows]
+
+
+def _check(tokenizer: Any, policy: HuggingFacePolicy) -> None:
+    ids, fault = set(tokenizer.get_vocab().values()), ""
+    if len(ids - set(tokenizer.added_tokens_decoder)) < 2:
+        # Where a folder has no tokenizer's files, transformers makes one up out of the special tokens alone.
+        fault = "it knows no words"
+    elif max(ids) >= policy.model.get_input_embeddings().weight.shape[0]:
+        fault = f"it has ids up to {max(ids)}, the model up to {policy.model.get_input_embeddings().weight.shape[0] - 1}"
+    elif tokenizer.eos_token_id not in (None, policy.end_id):
+        fault = f"its end token is {tokenizer.eos_token_id}, the model's {policy.end_id}"
+    if fault:
+        raise CheckpointError(
+            f"the tokenizer is not this model's: {fault}",
+            where=str(tokenizer.name_or_path or type(tokenizer).__name__),
+            cure="use the tokenizer's files that belong to the model",
+        )
 
 
 def _fingerprint(tokenizer: Any) -> str:
