@@ -79,3 +79,15 @@ def _spread(kind: Any, config: Any, seed: int, scale: float) -> Any:
             if parameter.requires_grad and parameter.dim() > 1:
                 parameter.normal_(std=scale, generator=generator)
     return model
+
+
+def in_float64(model: Any) -> Any:
+    """The model in float64 throughout. T5's own norm takes its mean in float32 whatever it is given; torch's does not."""
+    from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, T5LayerNorm):
+            norm = torch.nn.RMSNorm(len(module.weight), eps=module.variance_epsilon)
+            norm.weight = module.weight
+            model.set_submodule(name, norm)
+    return model.double()

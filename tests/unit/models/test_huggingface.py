@@ -10,7 +10,7 @@ from guerdon.errors import CapabilityError, CheckpointError
 from guerdon.models.huggingface import HuggingFacePolicy
 
 pytest.importorskip("transformers")
-from helpers.tiny_models import tiny_bart, tiny_marian, tiny_t5
+from helpers.tiny_models import in_float64, tiny_bart, tiny_marian, tiny_t5
 
 MAKERS = {
     "t5": tiny_t5,
@@ -29,7 +29,7 @@ def kind(request):
 
 @pytest.fixture
 def policy(kind):
-    return HuggingFacePolicy(MAKERS[kind]().double())
+    return HuggingFacePolicy(in_float64(MAKERS[kind]()))
 
 
 def truth(policy, source, target):
@@ -63,7 +63,8 @@ def test_steps_are_the_bare_models(policy):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_evaluate_is_the_sum_of_the_steps(kind, dtype, tolerance):
-    policy = HuggingFacePolicy(MAKERS[kind]().to(dtype))
+    model = MAKERS[kind]()
+    policy = HuggingFacePolicy(in_float64(model) if dtype == torch.float64 else model)
     evaluation = policy.evaluate(SOURCES, TARGETS, temperature=1.5)
     state, tokens = policy.start(SOURCES)
     total = torch.zeros(3, dtype=dtype)
@@ -77,7 +78,7 @@ def test_evaluate_is_the_sum_of_the_steps(kind, dtype, tolerance):
 
 
 def test_evaluate_against_the_loop(policy, kind):
-    anchor = HuggingFacePolicy(MAKERS[kind](seed=1).double())
+    anchor = HuggingFacePolicy(in_float64(MAKERS[kind](seed=1)))
     evaluation = policy.evaluate(SOURCES, TARGETS, anchor)
     for row, (mine, theirs) in enumerate(zip(truths(policy), truths(anchor), strict=True)):
         ids = torch.tensor(TARGETS.to_lists()[row])
@@ -193,15 +194,16 @@ def test_limits():
     assert HuggingFacePolicy(tiny_t5(n_positions=64)).max_source == 64
 
 
-def test_round_trip_through_a_folder(policy, tmp_path):
+def test_round_trip_through_a_folder(kind, tmp_path):
+    policy = HuggingFacePolicy(MAKERS[kind]())
     policy.save(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"config.json", "generation_config.json", "model.safetensors"}
-    again = HuggingFacePolicy.from_pretrained(tmp_path, dtype=torch.float64)
+    again = HuggingFacePolicy.from_pretrained(tmp_path)
     assert again.prompt == policy.prompt
     assert torch.equal(again.allowed, policy.allowed)
     assert torch.equal(again.logits(SOURCES, TARGETS), policy.logits(SOURCES, TARGETS))
-    assert next(HuggingFacePolicy.from_pretrained(tmp_path).parameters()).dtype == torch.float32
+    assert next(HuggingFacePolicy.from_pretrained(tmp_path, dtype=torch.bfloat16).parameters()).dtype == torch.bfloat16
     assert HuggingFacePolicy.from_pretrained(tmp_path, max_source=9, max_target=7).max_target == 7
 
 
