@@ -1,1 +1,23 @@
-"""TODO"""
+"""Writing outputs with a policy: greedy search, sampling, beam search; and choosing among outputs.
+
+Everything here is written once against `guerdon.models.policy.Policy`: ids in, ids out.
+"""
+
+from guerdon.decoding.beam import BeamOptions, beam_search
+from guerdon.decoding.limits import LengthLimit
+from guerdon.decoding.outputs import Hypothesis, Samples
+from guerdon.decoding.rerank import best_of_n, minimum_bayes_risk
+from guerdon.decoding.sampling import SamplingOptions, greedy, sample
+
+__all__ = [
+    "BeamOptions",
+    "Hypothesis",
+    "LengthLimit",
+    "Samples",
+    "SamplingOptions",
+    "beam_search",
+    "best_of_n",
+    "greedy",
+    "minimum_bayes_risk",
+    "sample",
+]

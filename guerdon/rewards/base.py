@@ -97,7 +97,7 @@ class Judgement:
             if not bool(part.applies.all()):
                 row = int((~part.applies).nonzero()[0])
                 raise RewardError(
-                    f"part {name!r} does not apply to sample {row}, so that its weighted sum would not compare with the others'",
+                    f"part {name!r} does not apply to sample {row}, so that the weighted sums do not compare",
                     cure="normalise each part before the sum, or take the part out",
                 )
         return torch.stack([part.weight * part.scores for part in self.parts.values()]).sum(0)

@@ -1,0 +1,247 @@
+"""Beam search.
+
+At each position the 2k best continuations of a source's k hypotheses are candidates. Those among the best k that end are
+finished; the best k that do not end go on. A source is done when ⌈patience · k⌉ of its hypotheses have finished (Kasai et
+al. 2022, "A call for clarity in beam search"), or at its limit, where the best k candidates are taken as they stand and
+compete by score with the finished ones. With patience 1 this is transformers' ``early_stopping=True``.
+
+Equal totals rank by the hypothesis' own rank, then by token id; equal scores by which came first.
+
+Axes: s sources still searched, k beam size, c candidates, t positions written so far, v vocabulary; row = s * k + beam.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from guerdon.data.padded import Padded
+from guerdon.decoding.constraints import (
+    block_ngrams,
+    check_ngram_block,
+    check_request,
+    forced_tokens,
+    full_precision,
+    inference,
+    not_finite,
+)
+from guerdon.decoding.outputs import Hypothesis
+from guerdon.errors import ConfigurationError
+from guerdon.models.policy import Policy
+
+
+@dataclass(frozen=True)
+class BeamOptions:
+    """How a beam search ranks and stops.
+
+    Attributes:
+        beam_size: hypotheses held per source, k.
+        length_penalty: the exponent of the length normalisation; 0 ranks by log_prob alone, larger favours longer outputs.
+        length_normalisation: ``power`` divides log_prob by length^penalty, ``gnmt`` by ((5 + length) / 6)^penalty (Wu et
+            al. 2016, eq. 14, without its coverage penalty). The length includes the end token.
+        patience: a source is done when ⌈patience · k⌉ hypotheses have finished.
+        returned: the most hypotheses returned per source.
+        ngram_block: forbids tokens that would repeat an n-gram of this size (Paulus et al. 2018); log_prob stays the
+            policy's own. 0 blocks nothing.
+    """
+
+    beam_size: int = 5
+    length_penalty: float = 1.0
+    length_normalisation: Literal["power", "gnmt"] = "power"
+    patience: float = 1.0
+    returned: int = 1
+    ngram_block: int = 0
+
+    def __post_init__(self) -> None:
+        if self.beam_size < 1:
+            raise ConfigurationError(
+                f"a beam of {self.beam_size} holds nothing", where="decoding.beam_size", cure="give at least 1"
+            )
+        if not math.isfinite(self.length_penalty):
+            raise ConfigurationError(
+                f"{self.length_penalty} is not an exponent", where="decoding.length_penalty", cure="give a finite number"
+            )
+        if self.length_normalisation not in ("power", "gnmt"):
+            raise ConfigurationError(
+                f"unknown {self.length_normalisation!r}", where="decoding.length_normalisation", cure="choose power or gnmt"
+            )
+        if not 0.0 < self.patience < math.inf:
+            raise ConfigurationError(
+                f"{self.patience} is not a factor", where="decoding.patience", cure="give a number above 0"
+            )
+        most = min(self.beam_size, self.enough)
+        if not 1 <= self.returned <= most:
+            raise ConfigurationError(
+                f"{self.returned} outputs cannot be returned from a search that surely finds {most}",
+                where="decoding.returned",
+                cure="give 1 to beam_size, or raise beam_size (or patience, where it is below 1)",
+            )
+        check_ngram_block(self.ngram_block)
+
+    @property
+    def enough(self) -> int:
+        """How many finished hypotheses end the search of a source."""
+        return math.ceil(self.patience * self.beam_size)
+
+    def score(self, log_prob: float, length: int) -> float:
+        """What finished hypotheses are ranked by; ``length`` includes the end token."""
+        base = float(length) if self.length_normalisation == "power" else (5.0 + length) / 6.0
+        return log_prob / base**self.length_penalty
+
+
+def beam_search(
+    policy: Policy, sources: Padded, limits: Tensor, options: BeamOptions, prefixes: Padded | None = None
+) -> list[list[Hypothesis]]:
+    """The best hypotheses of each source, best first.
+
+    A source has fewer than ``options.returned`` where fewer outputs are possible (a tiny vocabulary, a short limit).
+
+    Args:
+        policy: it is asked without dropout and without gradients.
+        sources: one row per source.
+        limits: int64 [batch], the most tokens of each source's outputs, end token included (`LengthLimit.of`).
+        options: how to rank and when to stop.
+        prefixes: tokens that each source's outputs must begin with; a row of length 0 forces nothing. Their
+            log-probabilities count, and an n-gram block does not concern them.
+
+    Raises:
+        InputError: for limits or prefixes that do not fit the sources.
+        GuerdonError: where the policy's logits are not finite, or allow a source no output at all.
+    """
+    limits = limits.to(sources.ids.device)
+    check_request(policy, sources, limits, prefixes)
+    if len(sources) == 0:
+        return []
+    search = _Search(policy, limits, options, prefixes)
+    with inference(policy):
+        state, tokens = policy.start(sources, options.beam_size)
+        while True:
+            candidates = search.candidates(full_precision(policy.step(state, tokens)))
+            search.collect(candidates)
+            rows, tokens = search.advance(candidates)
+            if len(rows) == 0:
+                return search.best()
+            state = state.select(rows)
+
+
+def top_candidates(totals: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` largest totals of each row in descending order, with their columns; ties go to the lower column.
+
+    `torch.topk` leaves open which of several equal numbers it takes, and in which order.
+    """
+    values, columns = totals.topk(min(count + 1, totals.shape[1]))
+    columns = columns[:, :count]
+    if values.shape[1] > count:
+        cut = (values[:, count - 1] == values[:, count]) & torch.isfinite(values[:, count])  # equals stand on both sides
+        rows = cut.nonzero()[:, 0]
+        if len(rows):
+            columns[rows] = totals[rows].sort(dim=1, descending=True, stable=True).indices[:, :count]
+    columns = columns.sort(1).values
+    values, order = totals.gather(1, columns).sort(dim=1, descending=True, stable=True)
+    return values, columns.gather(1, order)
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """The best continuations of each source, best first; every field is [s, c].
+
+    Attributes:
+        log_prob: of the whole hypothesis; -inf where there is no such continuation.
+        parent: which of the source's k hypotheses it continues.
+        token: by which token.
+        ends: True where the token ends it.
+    """
+
+    log_prob: Tensor
+    parent: Tensor
+    token: Tensor
+    ends: Tensor
+
+
+class _Search:
+    """The hypotheses of the sources that are still searched, and the finished ones of all."""
+
+    def __init__(self, policy: Policy, limits: Tensor, options: BeamOptions, prefixes: Padded | None) -> None:
+        self.policy, self.options, self.prefixes = policy, options, prefixes
+        self.limits, self.position = limits, 0
+        self.finished: list[list[Hypothesis]] = [[] for _ in limits]
+        self.searched = torch.arange(len(limits), device=limits.device)  # int64 [s], the numbers of the sources
+        self.tokens = limits.new_zeros(len(limits), options.beam_size, 0)  # [s, k, t]
+        # one empty hypothesis a source: the others would be copies of it. A dead one has log_prob -inf.
+        self.log_prob = torch.full((len(limits), options.beam_size), -torch.inf, device=limits.device)  # [s, k]
+        self.log_prob[:, 0] = 0.0
+
+    def candidates(self, logits: Tensor) -> _Candidates:
+        """The best continuations under logits [s * k, v]."""
+        size, vocabulary = self.options.beam_size, logits.shape[1]
+        scores = self._constrained(self._log_probabilities(logits))
+        totals = (self.log_prob.to(scores.dtype).view(-1, 1) + scores).view(-1, size * vocabulary)
+        log_prob, columns = top_candidates(totals, min(2 * size, size * vocabulary))
+        token = columns % vocabulary
+        return _Candidates(log_prob, columns // vocabulary, token, token == self.policy.end_id)
+
+    def _log_probabilities(self, logits: Tensor) -> Tensor:
+        """Log-softmax [s * k, v]; a row of which all logits are -inf is a dead end, and stays -inf."""
+        scores = torch.log_softmax(logits, -1)
+        broken = scores[:, 0].isnan()  # one nan, one inf or nothing but -inf makes the whole row nan
+        if bool(broken.any()):
+            dead_end = (logits == -torch.inf).all(-1)
+            row = (broken & ~dead_end & torch.isfinite(self.log_prob.flatten())).nonzero()[:, 0].tolist()
+            if row:
+                raise not_finite(f"source {int(self.searched[row[0] // self.options.beam_size])}, position {self.position}")
+            scores = scores.masked_fill(broken[:, None], -torch.inf)
+        return scores
+
+    def _constrained(self, scores: Tensor) -> Tensor:
+        """-inf for what repeats an n-gram, and for all but the forced token where there is one."""
+        written = self.tokens.flatten(0, 1)
+        if self.prefixes is None or self.position >= self.prefixes.ids.shape[1]:
+            return block_ngrams(scores, written, self.options.ngram_block)
+        sources = self.searched.repeat_interleave(self.options.beam_size)
+        token, mask = forced_tokens(self.prefixes, self.position, sources)
+        forced = torch.full_like(scores, -torch.inf).scatter(1, token[:, None], scores.gather(1, token[:, None]))
+        return torch.where(mask[:, None], forced, block_ngrams(scores, written, self.options.ngram_block))
+
+    def collect(self, candidates: _Candidates) -> None:
+        """Takes in the candidates that close: among the best k, those that end, and at a source's limit all."""
+        size, length = self.options.beam_size, self.position + 1
+        at_limit = (self.limits[self.searched] == length)[:, None]
+        closing = (candidates.ends | at_limit)[:, :size] & torch.isfinite(candidates.log_prob[:, :size])
+        where = closing.nonzero(as_tuple=True)
+        written = self.tokens[where[0], candidates.parent[where]].tolist()
+        fields = (self.searched[where[0]], candidates.token[where], candidates.log_prob[where], candidates.ends[where])
+        for tokens, source, token, log_prob, ends in zip(written, *(field.tolist() for field in fields), strict=True):
+            score = self.options.score(log_prob, length)
+            self.finished[source].append(Hypothesis((*tokens, *[token] * (not ends)), log_prob, score, ends))
+
+    def advance(self, candidates: _Candidates) -> tuple[Tensor, Tensor]:
+        """Goes on with the best k candidates that do not end, of the sources that are not done.
+
+        Returns:
+            The rows of the state to keep and the tokens to feed them, int64 [new s * k] each; empty when all are done.
+        """
+        size = self.options.beam_size
+        log_prob = candidates.log_prob.masked_fill(candidates.ends, -torch.inf)
+        log_prob, order = (part[:, :size] for part in log_prob.sort(dim=1, descending=True, stable=True))
+        # a dead hypothesis stands in as a copy of the best one, so that the policy is fed sound rows only
+        order = torch.where(torch.isfinite(log_prob), order, order[:, :1])
+        self.position += 1
+        full = torch.tensor([len(self.finished[source]) >= self.options.enough for source in self.searched.tolist()])
+        at_limit = self.limits[self.searched] == self.position
+        kept = (~full.to(at_limit.device) & ~at_limit & torch.isfinite(log_prob[:, 0])).nonzero()[:, 0]
+        order, self.log_prob, self.searched = order[kept], log_prob[kept], self.searched[kept]
+        parent, token = candidates.parent[kept].gather(1, order), candidates.token[kept].gather(1, order)
+        written = self.tokens[kept[:, None], parent]
+        self.tokens = torch.cat([written, token[..., None]], -1)
+        return (kept[:, None] * size + parent).flatten(), token.flatten()
+
+    def best(self) -> list[list[Hypothesis]]:
+        """The hypotheses to return, best first."""
+        for source, found in enumerate(self.finished):
+            if not found:
+                raise not_finite(f"source {source}")
+        return [sorted(found, key=lambda one: -one.score)[: self.options.returned] for found in self.finished]

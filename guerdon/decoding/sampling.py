@@ -1,0 +1,270 @@
+"""Sampling and greedy search: outputs written one token at a time.
+
+A token is drawn by inverting the cumulative distribution at one uniform number that belongs to its row's key and its
+position (`guerdon.data.draws`). Samples therefore do not depend on the batch they were drawn in, nor on when a finished row
+leaves it, beyond the float rounding of the policy's logits.
+
+Axes: r rows (outputs being written), t positions written so far, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from guerdon.data.draws import uniforms
+from guerdon.data.padded import Padded
+from guerdon.decoding.constraints import (
+    block_ngrams,
+    check_ngram_block,
+    check_request,
+    forced_tokens,
+    full_precision,
+    inference,
+    not_finite,
+)
+from guerdon.decoding.outputs import Hypothesis, Samples
+from guerdon.errors import ConfigurationError, InputError
+from guerdon.models.policy import Policy
+
+_COMPACT = 0.75  # finished rows leave when at most this share still runs: leaving copies the caches of the rest
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """The distribution that tokens are drawn from. What is 0 (top_p: 1) filters nothing.
+
+    The steps are taken in transformers' order: n-gram block, temperature, top-k, top-p, min-p; each renormalises what is
+    left for the next.
+
+    Attributes:
+        temperature: divides the logits.
+        top_k: keeps the k most probable tokens, and those that tie with the k-th (Fan et al. 2018).
+        top_p: keeps the smallest set of most probable tokens whose probability reaches p (Holtzman et al. 2020); of equally
+            probable ones, those of lower id first.
+        min_p: keeps tokens of at least this share of the most probable token's probability (Nguyen et al. 2025).
+        ngram_block: forbids tokens that would repeat an n-gram of this size (Paulus et al. 2018).
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    ngram_block: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.temperature < math.inf:
+            raise ConfigurationError(
+                f"{self.temperature} is not a temperature",
+                where="decoding.temperature",
+                cure="give a number above 0; for the most probable token at each position use greedy search",
+            )
+        if self.top_k < 0:
+            raise ConfigurationError(
+                f"{self.top_k} tokens cannot be kept", where="decoding.top_k", cure="give 0 to keep all, or more"
+            )
+        if not 0.0 < self.top_p <= 1.0:
+            raise ConfigurationError(
+                f"{self.top_p} keeps no token", where="decoding.top_p", cure="give a number above 0, at most 1"
+            )
+        if not 0.0 <= self.min_p <= 1.0:
+            raise ConfigurationError(f"{self.min_p} is not a share", where="decoding.min_p", cure="give a number from 0 to 1")
+        check_ngram_block(self.ngram_block)
+
+
+def sample(
+    policy: Policy,
+    sources: Padded,
+    limits: Tensor,
+    options: SamplingOptions,
+    keys: Tensor,
+    copies: int = 1,
+    prefixes: Padded | None = None,
+) -> Samples:
+    """Draws ``copies`` outputs for each source; row = source * copies + copy.
+
+    Args:
+        policy: it is asked without dropout and without gradients.
+        sources: one row per source.
+        limits: int64 [batch], the most tokens of each source's outputs, end token included (`LengthLimit.of`).
+        options: the distribution drawn from.
+        keys: int64 [rows], one per output (`guerdon.data.draws.row_keys`).
+        copies: outputs per source.
+        prefixes: tokens that each source's outputs must begin with; a row of length 0 forces nothing.
+
+    Raises:
+        InputError: for limits, keys or prefixes that do not fit the sources.
+        GuerdonError: where the policy's logits are not finite.
+    """
+    if copies < 1 or keys.shape != (len(sources) * copies,):
+        raise InputError(
+            f"{list(keys.shape)} keys for {len(sources)} sources and {copies} copies",
+            where="sample",
+            cure="pass one key per output",
+        )
+    return _write(policy, sources, limits, _Draw(options, keys.to(sources.ids.device)), copies, prefixes)
+
+
+def greedy(
+    policy: Policy, sources: Padded, limits: Tensor, prefixes: Padded | None = None, ngram_block: int = 0
+) -> list[Hypothesis]:
+    """The most probable token at each position; of equally probable ones the lowest id. Arguments and errors as `sample`.
+
+    A hypothesis' score is its log_prob.
+    """
+    check_ngram_block(ngram_block)
+    samples = _write(policy, sources, limits, _MostProbable(ngram_block), 1, prefixes)
+    sums = samples.log_prob.double().sum(1).tolist()
+    return [
+        Hypothesis(tuple(tokens), log_prob, log_prob, finished)
+        for tokens, log_prob, finished in zip(samples.without_end(), sums, samples.finished.tolist(), strict=True)
+    ]
+
+
+class _Choice(Protocol):
+    """How the next token is chosen."""
+
+    @property
+    def temperature(self) -> float: ...
+
+    def choose(self, logits: Tensor, book: _Book, position: int) -> tuple[Tensor, Tensor]:
+        """Tokens and their log-probabilities, each [r], from logits [r, v] and what the rows wrote before."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Draw:
+    options: SamplingOptions
+    keys: Tensor
+
+    @property
+    def temperature(self) -> float:
+        return self.options.temperature
+
+    def choose(self, logits: Tensor, book: _Book, position: int) -> tuple[Tensor, Tensor]:
+        if self.options.ngram_block:
+            logits = block_ngrams(logits.clone(), book.written(position), self.options.ngram_block)
+        probabilities = torch.softmax(filter_logits(logits, self.options), -1)
+        tokens = inverse_cdf(probabilities, uniforms(self.keys[book.held], position))
+        return tokens, probabilities.gather(1, tokens[:, None])[:, 0].log()
+
+
+@dataclass(frozen=True)
+class _MostProbable:
+    ngram_block: int
+    temperature: float = 1.0
+
+    def choose(self, logits: Tensor, book: _Book, position: int) -> tuple[Tensor, Tensor]:
+        log_prob = torch.log_softmax(logits, -1)
+        scores = log_prob
+        if self.ngram_block:
+            scores = block_ngrams(log_prob.clone(), book.written(position), self.ngram_block)
+        tokens = scores.argmax(-1)
+        return tokens, log_prob.gather(1, tokens[:, None])[:, 0]
+
+
+def filter_logits(logits: Tensor, options: SamplingOptions) -> Tensor:
+    """Temperature, then -inf for the tokens that top-k, top-p and min-p leave out: [r, v]; ``logits`` stays as it is."""
+    if options.temperature != 1.0:
+        logits = logits / options.temperature
+    if 0 < options.top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(options.top_k).values[:, -1:], -torch.inf)
+    if options.top_p < 1.0:
+        logits = logits.masked_fill(_outside_nucleus(logits, options.top_p), -torch.inf)
+    if options.min_p > 0.0:
+        logits = logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(options.min_p), -torch.inf)
+    return logits
+
+
+def _outside_nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """True for tokens before which, in order of probability, ``top_p`` is already reached: bool [r, v]."""
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    reached = torch.softmax(ordered.double(), -1).cumsum(-1)
+    before = functional.pad(reached[:, :-1], (1, 0))
+    return torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, before >= top_p)
+
+
+def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """The first token whose cumulative probability exceeds the uniform number: int64 [r], from [r, v] and [r] in (0, 1).
+
+    The sum is taken in float64, and the number is scaled by the row's own total and kept below it: the token found raised
+    the sum, so that one of probability 0 is never drawn, whatever the rounding.
+    """
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    total = cumulative[:, -1:]
+    target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    index = torch.searchsorted(cumulative, target, right=True)[:, 0]
+    return index.clamp(max=probabilities.shape[-1] - 1)  # out of range only in a row of nan, which `_Book.close` reports
+
+
+class _Book:
+    """What the rows of a running decode have written; ``held`` are the numbers of those that the state still holds."""
+
+    def __init__(self, policy: Policy, limits: Tensor) -> None:
+        shape = (len(limits), int(limits.max()))
+        self.end_id, self.pad_id = policy.end_id, policy.pad_id
+        self.tokens = limits.new_full(shape, policy.pad_id)
+        self.log_prob = torch.zeros(shape, dtype=torch.float64, device=limits.device)
+        self.lengths = torch.zeros_like(limits)
+        self.finished = torch.zeros_like(limits, dtype=torch.bool)
+        self.limits = limits
+        self.hold(torch.arange(len(limits), device=limits.device))
+
+    def hold(self, rows: Tensor) -> None:
+        """The state now holds these rows, all of them running."""
+        self.held, self.held_limits = rows, self.limits[rows]
+        self.running = torch.ones_like(rows, dtype=torch.bool)
+
+    def written(self, position: int) -> Tensor:
+        """What the held rows wrote before this position: int64 [r, t]."""
+        return self.tokens[self.held, :position]
+
+    def add(self, position: int, tokens: Tensor, log_prob: Tensor) -> int:
+        """Writes one token for each running row and returns how many rows still run."""
+        self.tokens[self.held, position] = torch.where(self.running, tokens, self.pad_id)
+        self.log_prob[self.held, position] = torch.where(self.running, log_prob, 0.0).double()
+        self.lengths[self.held] += self.running
+        ended = self.running & (tokens == self.end_id)
+        self.finished[self.held] |= ended
+        self.running = self.running & ~ended & (position + 1 < self.held_limits)
+        return int(self.running.sum())
+
+    def close(self, dtype: torch.dtype) -> Samples:
+        """The whole of it, cut to the longest row."""
+        broken = (~torch.isfinite(self.log_prob)).any(1).nonzero()[:, 0].tolist()
+        if broken:
+            raise not_finite(f"output {broken[0]}")
+        width = int(self.lengths.max())
+        return Samples(Padded(self.tokens[:, :width], self.lengths), self.finished, self.log_prob[:, :width].to(dtype))
+
+
+def _write(policy: Policy, sources: Padded, limits: Tensor, choice: _Choice, copies: int, prefixes: Padded | None) -> Samples:
+    """The loop that sampling and greedy search share."""
+    limits = limits.to(sources.ids.device)
+    check_request(policy, sources, limits, prefixes)
+    if len(sources) == 0:
+        return Samples(Padded(sources.ids[:, :0], limits), limits.bool(), torch.zeros(0, 0, device=limits.device))
+    with inference(policy):
+        state, tokens = policy.start(sources, copies)
+        book = _Book(policy, limits.repeat_interleave(copies))
+        for position in range(book.tokens.shape[1]):
+            logits = full_precision(policy.step(state, tokens))
+            chosen, log_prob = choice.choose(logits, book, position)
+            if prefixes is not None and position < prefixes.ids.shape[1]:
+                token, mask = forced_tokens(prefixes, position, book.held // copies)
+                forced_log_prob = torch.log_softmax(logits / choice.temperature, -1).gather(1, token[:, None])[:, 0]
+                chosen, log_prob = torch.where(mask, token, chosen), torch.where(mask, forced_log_prob, log_prob)
+            running = book.add(position, chosen, log_prob)
+            if running == 0:
+                break
+            tokens = torch.where(book.running, chosen, policy.end_id)
+            if running <= _COMPACT * len(tokens):
+                kept = book.running.nonzero()[:, 0]
+                state, tokens = state.select(kept), tokens[kept]
+                book.hold(book.held[kept])
+    return book.close(log_prob.dtype)

@@ -1,0 +1,114 @@
+"""Scaled dot-product and multi-head attention (Vaswani et al. 2017, section 3.2), and positions.
+
+Axes: b rows, h heads, q queries, k keys, d width of a head, m width of the model (m = h * d). Masks are True where a key
+may be attended to, and broadcast to [b, h, q, k].
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """softmax(query keyᵀ / √d) value: [b, h, q, d] from query [b, h, q, d] and key, value [b, h, k, d] (eq. 1).
+
+    ``causal`` lets query i see keys up to i; it goes without a mask and needs q = k.
+    """
+    if query.device.type != "cpu":
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+    # torch's fused kernel for the CPU takes four times as long in bfloat16, and no less in float32 (benchmarks/attention.py).
+    scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
+    if causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return torch.matmul(torch.softmax(scores, dim=-1).to(value.dtype), value)
+
+
+def split_heads(hidden: Tensor, heads: int) -> Tensor:
+    """[b, length, m] to [b, h, length, d], as a view."""
+    return hidden.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(hidden: Tensor) -> Tensor:
+    """[b, h, length, d] to [b, length, m]: Concat(z⁽¹⁾ … z⁽ʰ⁾)."""
+    return hidden.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """MultiHead(x) = Concat(z⁽¹⁾ … z⁽ʰ⁾) W_O with queries, keys and values from x.
+
+    W_Q, W_K and W_V are one matrix, in this order.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.project_in = nn.Linear(width, 3 * width)
+        self.project_out = nn.Linear(width, width)
+
+    def queries_keys_values(self, hidden: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Three times [b, h, length, d]; queries and keys are rotated to their positions where there is a rotation."""
+        query, key, value = (split_heads(part, self.heads) for part in self.project_in(hidden).chunk(3, dim=-1))
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
+        return query, key, value
+
+    def forward(
+        self, hidden: Tensor, mask: Tensor | None = None, causal: bool = False, rotation: Tensor | None = None
+    ) -> Tensor:
+        """[b, length, m] to [b, length, m]."""
+        mixed = attend(*self.queries_keys_values(hidden, rotation), mask, causal)
+        return self.project_out(merge_heads(mixed))
+
+
+class CrossAttention(nn.Module):
+    """Attention from the decoder's positions to a source's memory; W_K and W_V are one matrix, in this order."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.project_query = nn.Linear(width, width)
+        self.project_memory = nn.Linear(width, 2 * width)
+        self.project_out = nn.Linear(width, width)
+
+    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of an encoded source, each [b, h, source length, d]: computed once per source."""
+        key, value = (split_heads(part, self.heads).contiguous() for part in self.project_memory(memory).chunk(2, dim=-1))
+        return key, value
+
+    def forward(self, hidden: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """[b, length, m] to [b, length, m], over keys and values from `keys_values`."""
+        out: Tensor = self.project_out(
+            merge_heads(attend(split_heads(self.project_query(hidden), self.heads), key, value, mask))
+        )
+        return out
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Sinusoidal positions, float32 [length, width] (Vaswani et al. 2017, section 3.5): even columns sine, odd ones cosine."""
+    angles = _angles(length, width)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width].float()
+
+
+def rotations(length: int, width: int) -> Tensor:
+    """Rotary positions, float32 [length, 2, width / 2]: cosines and sines of m θ_i (Su et al. 2021, eq. 15)."""
+    angles = _angles(length, width)
+    return torch.stack([angles.cos(), angles.sin()], dim=1).float()
+
+
+def rotate(heads: Tensor, rotation: Tensor) -> Tensor:
+    """Turns each pair of columns (2i, 2i + 1) of [b, h, length, d] by its position's angle (Su et al. 2021, eq. 34)."""
+    cosine, sine = rotation.to(heads.dtype).unbind(1)
+    even, odd = heads[..., 0::2], heads[..., 1::2]
+    return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1).flatten(-2)
+
+
+def _angles(length: int, width: int) -> Tensor:
+    """position / 10000^(2i / width), float64 [length, ceil(width / 2)]."""
+    rates = torch.exp(torch.arange(0, width, 2, dtype=torch.float64) * (-math.log(10000.0) / width))
+    return torch.arange(length, dtype=torch.float64)[:, None] * rates

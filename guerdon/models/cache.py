@@ -1,0 +1,136 @@
+"""What a decoder keeps between steps: its own keys and values, and those of the sources.
+
+Axes: r rows (outputs being written), s sources, h heads, t positions, n source positions, d width of a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from guerdon.models.attention import attend
+
+_BLOCK = 32  # positions by which the cache grows: few copies, little memory for outputs that end early
+
+
+@dataclass
+class SelfCache:
+    """Preallocated keys and values of one layer, each [r, h, capacity, d]; the first ``length`` positions are filled."""
+
+    keys: Tensor
+    values: Tensor
+    length: int = 0
+
+    @classmethod
+    def empty(cls, rows: int, heads: int, width: int, like: Tensor) -> Self:
+        """Room for one block of positions, of the kind and on the device of ``like``."""
+        shape = (rows, heads, _BLOCK, width)
+        return cls(like.new_empty(shape), like.new_empty(shape))
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds one position ([r, h, 1, d]) and returns all keys and values so far, as views."""
+        if self.length == self.keys.shape[2]:
+            self.keys, self.values = _grown(self.keys), _grown(self.values)
+        self.keys[:, :, self.length] = key[:, :, 0]
+        self.values[:, :, self.length] = value[:, :, 0]
+        self.length += 1
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps the rows named, in this order; only the filled positions are copied."""
+        self.keys, self.values = (self._selected(old, rows) for old in (self.keys, self.values))
+
+    def _selected(self, old: Tensor, rows: Tensor) -> Tensor:
+        new = old.new_empty((len(rows), *old.shape[1:]))
+        new[:, :, : self.length] = old[:, :, : self.length].index_select(0, rows)
+        return new
+
+
+def _grown(old: Tensor) -> Tensor:
+    new = old.new_empty((*old.shape[:2], old.shape[2] + _BLOCK, old.shape[3]))
+    new[:, :, : old.shape[2]] = old
+    return new
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which source each row reads. All rows of a source attend to one copy of its memory, as the queries of one attention.
+
+    Attributes:
+        source: int64 [r], the source of each row.
+        sources: how many sources there are.
+        width: the most rows that any source has.
+        slot: int64 [r], each row's place in a grid [sources * width]; None where the rows fill the grid in order.
+    """
+
+    source: Tensor
+    sources: int
+    width: int
+    slot: Tensor | None = None
+
+    @classmethod
+    def regular(cls, sources: int, copies: int, device: torch.device) -> Self:
+        """``copies`` rows for each source, row = source * copies + copy."""
+        return cls(torch.arange(sources, device=device).repeat_interleave(copies), sources, copies)
+
+    def select(self, rows: Tensor) -> tuple[Self, Tensor | None]:
+        """The layout of the rows named, and the sources that are left (int64), or None where all are."""
+        source = self.source[rows]
+        left, source, counts = torch.unique(source, return_inverse=True, return_counts=True)
+        width = int(counts.max()) if len(counts) else 0
+        order = torch.argsort(source, stable=True)
+        first = torch.cumsum(counts, 0) - counts
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(len(order), device=order.device) - first[source[order]]
+        slot = source * width + rank
+        in_order = len(slot) == len(left) * width and bool((slot == torch.arange(len(slot), device=slot.device)).all())
+        return type(self)(source, len(left), width, None if in_order else slot), None if len(left) == self.sources else left
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Each row's query [r, h, 1, d] over its source's memory, key and value [s, h, n, d]: [r, h, 1, d]."""
+        rows, heads, _, width = query.shape
+        flat = query.reshape(rows, heads * width)
+        if self.slot is not None:
+            grid = flat.new_zeros(self.sources * self.width, heads * width)
+            grid[self.slot] = flat
+            flat = grid
+        packed = flat.view(self.sources, self.width, heads, width).transpose(1, 2)
+        mixed = attend(packed, key, value, mask).transpose(1, 2).reshape(self.sources * self.width, heads, 1, width)
+        return mixed if self.slot is None else mixed[self.slot]
+
+
+@dataclass
+class DecoderState:
+    """The rows of a running decode; every row stands at the same position.
+
+    Attributes:
+        position: how many tokens each row has been fed.
+        layers: one cache of own keys and values per decoder layer.
+        memory: keys and values of the sources per decoder layer, each [s, h, n, d].
+        mask: bool [s, 1, 1, n], True at a source's own positions; None where no source is padded.
+        layout: which source each row reads.
+    """
+
+    position: int
+    layers: list[SelfCache]
+    memory: list[tuple[Tensor, Tensor]]
+    mask: Tensor | None
+    layout: Layout
+
+    @property
+    def rows(self) -> int:
+        """How many rows it holds."""
+        return len(self.layout.source)
+
+    def select(self, rows: Tensor) -> DecoderState:
+        """Keeps the rows named (int64 [new rows]; may drop, repeat, permute). Consumes the state: use what it returns."""
+        self.layout, left = self.layout.select(rows)
+        for layer in self.layers:
+            layer.select(rows)
+        if left is not None:
+            self.memory = [(key.index_select(0, left), value.index_select(0, left)) for key, value in self.memory]
+            self.mask = None if self.mask is None else self.mask.index_select(0, left)
+        return self

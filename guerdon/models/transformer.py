@@ -1,0 +1,226 @@
+"""guerdon's own encoder–decoder Transformer (Vaswani et al. 2017), as a policy.
+
+Axes: b rows, s source positions, t target positions, m width of the model, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from guerdon.data.padded import Padded
+from guerdon.errors import ConfigurationError
+from guerdon.models.attention import rotations, sinusoids
+from guerdon.models.cache import DecoderState, Layout, SelfCache
+from guerdon.models.dropout import Dropout
+from guerdon.models.evaluation import evaluate_logits
+from guerdon.models.layers import DecoderLayer, EncoderLayer, Memory
+from guerdon.models.policy import Evaluation, Policy
+
+PAD_ID, START_ID, END_ID, MASK_ID = 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class TransformerOptions:
+    """The dimensions and the kind of a `Transformer`.
+
+    Attributes:
+        vocabulary_size: tokens, the special ones included.
+        width: of the model (d_model).
+        heads: of each attention.
+        encoder_layers, decoder_layers: how many of each.
+        feed_forward: inner width of the feed-forward network (each of the two gates' for ``swiglu``).
+        dropout: after the embedding and each sub-layer.
+        positions: sinusoidal (Vaswani 2017), rotary (Su 2021; self-attention only) or learned.
+        norm: layer norm before (pre) or after (post) each sub-layer's residual sum.
+        activation: of the feed-forward network; swiglu is that of Shazeer 2020.
+        tied_embeddings: one matrix for source, target and output tokens.
+        max_source, max_target: longest source and target in tokens, end token included.
+    """
+
+    vocabulary_size: int
+    width: int = 256
+    heads: int = 4
+    encoder_layers: int = 3
+    decoder_layers: int = 3
+    feed_forward: int = 1024
+    dropout: float = 0.1
+    positions: Literal["sinusoidal", "rotary", "learned"] = "sinusoidal"
+    norm: Literal["pre", "post"] = "pre"
+    activation: Literal["relu", "gelu", "swiglu"] = "relu"
+    tied_embeddings: bool = True
+    max_source: int = 512
+    max_target: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("width", "heads", "encoder_layers", "decoder_layers", "feed_forward", "max_source", "max_target"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{getattr(self, name)} is not a size", where=f"model.{name}", cure="give at least 1")
+        if self.vocabulary_size <= MASK_ID + 1:
+            raise ConfigurationError(
+                f"a vocabulary of {self.vocabulary_size} has no room for words", where="model.vocabulary_size", cure="give more"
+            )
+        if self.width % self.heads:
+            raise ConfigurationError(
+                f"a width of {self.width} cannot be cut into {self.heads} heads", where="model.heads", cure="choose a divisor"
+            )
+        if self.positions == "rotary" and (self.width // self.heads) % 2:
+            raise ConfigurationError(
+                f"rotary positions turn pairs of columns, and a head has {self.width // self.heads}",
+                where="model.heads",
+                cure="choose heads of an even width",
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigurationError(f"{self.dropout} is not a share", where="model.dropout", cure="give 0 or more, below 1")
+
+
+class Transformer(nn.Module):
+    """An encoder–decoder Transformer with the members of `guerdon.models.policy.Policy`.
+
+    ``forward(sources, targets)`` gives logits [b, t, v]; ``logits`` gives those of the positions that count only.
+    """
+
+    allowed: Tensor
+    disallowed_bias: Tensor
+
+    def __init__(self, options: TransformerOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.vocabulary_size = options.vocabulary_size
+        self.pad_id, self.start_id, self.end_id = PAD_ID, START_ID, END_ID
+        self.max_source, self.max_target = options.max_source, options.max_target
+        self.embedding = nn.Embedding(options.vocabulary_size, options.width)
+        if not options.tied_embeddings:
+            self.target_embedding = nn.Embedding(options.vocabulary_size, options.width)
+            self.output = nn.Linear(options.width, options.vocabulary_size, bias=False)
+        self._add_positions()
+        self.encoder = nn.ModuleList([EncoderLayer(options) for _ in range(options.encoder_layers)])
+        self.decoder = nn.ModuleList([DecoderLayer(options) for _ in range(options.decoder_layers)])
+        final = nn.LayerNorm if options.norm == "pre" else nn.Identity
+        self.encoder_norm, self.decoder_norm = final(options.width), final(options.width)
+        self.dropout = Dropout(options.dropout)
+        allowed = torch.ones(options.vocabulary_size, dtype=torch.bool)
+        allowed[[PAD_ID, START_ID, MASK_ID]] = False
+        self.register_buffer("allowed", allowed, persistent=False)
+        bias = torch.zeros(options.vocabulary_size).masked_fill(~allowed, -torch.inf)
+        self.register_buffer("disallowed_bias", bias, persistent=False)
+        self.apply(self._initialise)
+
+    def _add_positions(self) -> None:
+        options = self.options
+        longest = max(options.max_source, options.max_target)
+        if options.positions == "learned":
+            self.source_positions = nn.Embedding(options.max_source, options.width)
+            self.target_positions = nn.Embedding(options.max_target, options.width)
+        elif options.positions == "rotary":
+            self.register_buffer("rotation", rotations(longest, options.width // options.heads), persistent=False)
+        else:
+            self.register_buffer("sinusoid", sinusoids(longest, options.width), persistent=False)
+
+    def _initialise(self, module: nn.Module) -> None:
+        """Glorot for matrices; embeddings of variance 1 / m, so that scaled by √m, and as tied logits, they have variance 1."""
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=self.options.width**-0.5)
+
+    # --- encoder and decoder over whole sequences
+
+    def encode(self, sources: Padded) -> tuple[Tensor, Tensor | None]:
+        """The memory [b, s, m], and its mask [b, 1, 1, s] (None where no source is padded)."""
+        hidden = self._embed(sources.ids, self.embedding, "source_positions")
+        mask = None if bool((sources.lengths == sources.ids.shape[1]).all()) else sources.mask[:, None, None, :]
+        rotation = self._rotation(0, sources.ids.shape[1])
+        for layer in self.encoder:
+            hidden = layer(hidden, mask, rotation)
+        return self.encoder_norm(hidden), mask
+
+    def decode(self, memory: Tensor, mask: Tensor | None, targets: Padded, rows: Tensor | None = None) -> Tensor:
+        """Teacher forcing: the hidden state that predicts each target token, [b, t, m]; ``rows`` as in `logits`."""
+        start = targets.ids.new_full((len(targets), 1), self.start_id)
+        inputs = torch.cat([start, targets.ids[:, :-1]], dim=1)
+        hidden = self._embed(inputs, self._target_embedding, "target_positions")
+        rotation = self._rotation(0, inputs.shape[1])
+        for layer in self._decoder_layers:
+            of_source = Memory(*layer.cross.keys_values(memory), mask)
+            hidden = layer(hidden, of_source if rows is None else of_source.select(rows), rotation)
+        return self.decoder_norm(hidden)
+
+    def forward(self, sources: Padded, targets: Padded) -> Tensor:
+        """The logits of every target position, [b, t, v]; disallowed tokens -inf."""
+        return self._project(self.decode(*self.encode(sources), targets))
+
+    def logits(self, sources: Padded, targets: Padded, rows: Tensor | None = None) -> Tensor:
+        """See `guerdon.models.policy.Policy.logits`."""
+        return self._project(self.decode(*self.encode(sources), targets, rows)[targets.mask])
+
+    def evaluate(
+        self,
+        sources: Padded,
+        targets: Padded,
+        anchor: Policy | None = None,
+        temperature: float = 1.0,
+        rows: Tensor | None = None,
+    ) -> Evaluation:
+        """See `guerdon.models.policy.Policy.evaluate`."""
+        with torch.no_grad():
+            anchor_logits = None if anchor is None else anchor.logits(sources, targets, rows)
+        return evaluate_logits(self.logits(sources, targets, rows), anchor_logits, targets, temperature)
+
+    # --- one position at a time
+
+    def start(self, sources: Padded, copies: int = 1) -> tuple[DecoderState, Tensor]:
+        """See `guerdon.models.policy.Policy.start`."""
+        memory, mask = self.encode(sources)
+        rows = len(sources) * copies
+        head = self.options.width // self.options.heads
+        pairs = [layer.cross.keys_values(memory) for layer in self._decoder_layers]
+        caches = [SelfCache.empty(rows, self.options.heads, head, like=pairs[0][0]) for _ in self.decoder]
+        layout = Layout.regular(len(sources), copies, memory.device)
+        return DecoderState(0, caches, pairs, mask, layout), sources.ids.new_full((rows,), self.start_id)
+
+    def step(self, state: DecoderState, tokens: Tensor) -> Tensor:
+        """See `guerdon.models.policy.Policy.step`."""
+        hidden = self._embed(tokens[:, None], self._target_embedding, "target_positions", state.position)
+        rotation = self._rotation(state.position, 1)
+        for layer, cache, (key, value) in zip(self._decoder_layers, state.layers, state.memory, strict=True):
+            hidden = layer.step(hidden, cache, Memory(key, value, state.mask), state.layout, rotation)
+        state.position += 1
+        return self._project(self.decoder_norm(hidden)[:, 0])
+
+    # --- ends
+
+    @property
+    def _decoder_layers(self) -> list[DecoderLayer]:
+        return cast("list[DecoderLayer]", list(self.decoder))
+
+    @property
+    def _target_embedding(self) -> nn.Embedding:
+        return self.embedding if self.options.tied_embeddings else self.target_embedding
+
+    def _embed(self, ids: Tensor, table: nn.Embedding, learned: str, first: int = 0) -> Tensor:
+        hidden = table(ids) * math.sqrt(self.options.width)
+        if self.options.positions == "learned":
+            hidden = hidden + getattr(self, learned).weight[first : first + ids.shape[1]]
+        elif self.options.positions == "sinusoidal":
+            hidden = hidden + self.get_buffer("sinusoid")[first : first + ids.shape[1]]
+        return self.dropout(hidden)
+
+    def _rotation(self, first: int, length: int) -> Tensor | None:
+        return self.get_buffer("rotation")[first : first + length] if self.options.positions == "rotary" else None
+
+    def _project(self, hidden: Tensor) -> Tensor:
+        weight = self.embedding.weight if self.options.tied_embeddings else self.output.weight
+        return functional.linear(hidden, weight, self.disallowed_bias)
+
+    def describe(self) -> dict[str, object]:
+        """The options as plain values, for ``config.json``."""
+        return dataclasses.asdict(self.options)
