@@ -21,7 +21,7 @@ from guerdon.stages.finetune import FinetuneConfig
 from guerdon.stages.pretrain import PretrainConfig
 from guerdon.stages.reinforce import ReinforceConfig
 
-CONTROLS = ("shuffled", "constant", "best_of_n", "mbr")
+Control = Literal["shuffled", "constant", "best_of_n", "mbr"]
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class ControlsSection:
         samples: how many samples best_of_n and mbr choose from.
     """
 
-    run: Sequence[Literal["shuffled", "constant", "best_of_n", "mbr"]] = CONTROLS
+    run: Sequence[Control] = ("shuffled", "constant", "best_of_n", "mbr")
     samples: int = 16
 
     def __post_init__(self) -> None:

@@ -58,7 +58,7 @@ def digest(splits: tuple[list[Example], ...]) -> str:
 def test_the_same_seed_writes_the_same_corpus() -> None:
     here = digest(corpus.build(SEED))
     program = (
-        f"import hashlib, guerdon.quickstart.corpus as c; print(hashlib.sha256(repr(c.build({SEED})).encode()).hexdigest())"
+        f"import hashlib, guerdon.quickstart.corpus as c\nprint(hashlib.sha256(repr(c.build({SEED})).encode()).hexdigest())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "4242"}
     there = subprocess.run(
