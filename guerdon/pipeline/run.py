@@ -18,8 +18,9 @@ from guerdon.data.draws import key
 from guerdon.data.files import write_jsonl
 from guerdon.data.records import Example, Records, read_examples, read_texts
 from guerdon.data.tokenizer import Tokenizer
+from guerdon.decoding import DecodingOptions
 from guerdon.errors import CheckpointError, ConfigurationError, DataError
-from guerdon.generator import DecodingOptions, Generator, load
+from guerdon.generator import Generator, load
 from guerdon.metrics.bleu import Bleu
 from guerdon.metrics.chrf import Chrf
 from guerdon.models.transformer import Transformer
@@ -29,10 +30,11 @@ from guerdon.rewards.base import Reward
 from guerdon.rewards.build import RewardContext, build_reward
 from guerdon.stages.finetune import finetune
 from guerdon.stages.pretrain import pretrain
-from guerdon.stages.reinforce import Control, reinforce
+from guerdon.stages.reinforce import reinforce
 from guerdon.training.checkpoint import sha256, sync
 from guerdon.training.loop import Outcome
 from guerdon.training.progress import Progressing
+from guerdon.training.reinforcement import Control
 from guerdon.training.runlog import RunLog, writing
 
 DONE = "done.json"
