@@ -37,7 +37,7 @@ from guerdon.training.progress import Progressing
 from guerdon.training.reinforcement import Control
 from guerdon.training.runlog import RunLog, writing
 
-DONE = "done.json"
+DONE, BEGUN = "done.json", "begun.json"
 _TOKENIZER = ("data", "tokenizer")
 _DEPENDS = {
     "tokenizer": _TOKENIZER,
@@ -202,6 +202,7 @@ class Run:
     def _stage(self, name: str, before: Callable[[], Generator], train: Callable[[Generator], Outcome]) -> Generator:
         if not self.finished(name):
             generator = before()
+            self._check_begun(name)
             began = time.perf_counter()
             outcome = train(generator)
             self.log.timing(name, event="finished", seconds=time.perf_counter() - began)
@@ -242,18 +243,30 @@ class Run:
 
     def _check_same(self, stage: str) -> None:
         for path in [self.folder / stage / DONE, *self.folder.glob(f"{stage}-*/{DONE}")]:
-            if not path.is_file():
-                continue
-            try:
-                stored = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise CheckpointError(f"is damaged ({error})", where=str(path), cure="remove the stage's folder") from error
-            if stored != self._fingerprint(stage):
-                raise CheckpointError(
-                    "was made with other options or other data than the recipe now has",
-                    where=str(path.parent),
-                    cure="choose another run folder (--folder), or remove that one",
-                )
+            if path.is_file():
+                self._check_fingerprint(stage, path)
+
+    def _check_begun(self, stage: str) -> None:
+        """Checkpoints are only resumed by the recipe that began them."""
+        name = f"checkpoints/{stage}/{BEGUN}"
+        if (self.folder / name).is_file():
+            self._check_fingerprint(stage, self.folder / name)
+        else:
+            with writing(self.folder):
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            self.write(name, json.dumps({"fingerprint": self._fingerprint(stage)}) + "\n")
+
+    def _check_fingerprint(self, stage: str, path: Path) -> None:
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"is damaged ({error})", where=str(path), cure=f"remove {path.parent}") from error
+        if stored != self._fingerprint(stage):
+            raise CheckpointError(
+                "was made with other options or other data than the recipe now has",
+                where=str(path.parent),
+                cure="choose another run folder (--folder), or remove that one",
+            )
 
 
 def reward_context(recipe: Recipe) -> RewardContext:
