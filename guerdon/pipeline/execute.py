@@ -20,8 +20,8 @@ from guerdon.pipeline.recipe import Recipe
 from guerdon.pipeline.run import Run
 from guerdon.pipeline.systems import Writer
 from guerdon.rewards.normalise import NormaliserOptions
-from guerdon.stages.reinforce import Control
 from guerdon.training.progress import Progressing
+from guerdon.training.reinforcement import Control
 from guerdon.training.runlog import writing
 
 _TRAINED_CONTROLS: tuple[Control, ...] = ("shuffled", "constant")

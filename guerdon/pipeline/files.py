@@ -11,11 +11,12 @@ from guerdon.data.files import write_jsonl
 from guerdon.data.lines import Row, place
 from guerdon.data.records import FieldMap, read_examples
 from guerdon.data.rows import read_rows
+from guerdon.decoding import changed
 from guerdon.errors import ConfigurationError, DataError
 from guerdon.evaluation.evaluate import evaluate_outputs
 from guerdon.evaluation.measures import SystemOutputs, default_metrics
 from guerdon.evaluation.results import Evaluation
-from guerdon.generator import changed, load
+from guerdon.generator import load
 from guerdon.metrics.base import MeanMetric
 from guerdon.metrics.significance import Interval
 from guerdon.metrics.slots import SlotPatterns, slot_errors

@@ -14,12 +14,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from guerdon.data.records import FieldMap
+from guerdon.decoding import DecodingOptions
 from guerdon.errors import ConfigurationError, DataError
-from guerdon.generator import DecodingOptions
 from guerdon.models.transformer import TransformerOptions
 from guerdon.stages.finetune import FinetuneConfig
 from guerdon.stages.pretrain import PretrainConfig
-from guerdon.stages.reinforce import ReinforceConfig
+from guerdon.training.reinforcement import ReinforceConfig
 
 Control = Literal["shuffled", "constant", "best_of_n", "mbr"]
 

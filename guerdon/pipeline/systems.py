@@ -9,9 +9,9 @@ from functools import cached_property
 import torch
 
 from guerdon.data.records import Example
-from guerdon.decoding import best_of_n, minimum_bayes_risk
+from guerdon.decoding import DecodingOptions, best_of_n, minimum_bayes_risk
 from guerdon.evaluation.measures import SystemOutputs
-from guerdon.generator import DecodingOptions, Generator, Output
+from guerdon.generator import Generator, Output
 from guerdon.metrics.chrf import Chrf
 from guerdon.metrics.slots import SlotPatterns, slot_errors
 from guerdon.rewards.base import Judged, Judgement, Part, Reward
