@@ -199,7 +199,7 @@ def reward_measures(judgement: Judgement, samples: int, seed: int) -> list[Measu
 
 
 def _of_part(name: str, samples: int, seed: int) -> Measured:
-    metric = MeanMetric(f"reward/{name}", label=f"reward: {name}")
+    metric = MeanMetric(f"reward/{name}", label=f"reward part {name}")
 
     def statistics(system: SystemOutputs) -> FloatArray:
         scores, applies = _part(system, name)

@@ -1,10 +1,10 @@
 """What may be concluded from an evaluation of reinforcement, in plain sentences.
 
 A policy that was trained further can score better for reasons that have nothing to do with what the reward said: more
-updates, sharper distributions, other lengths (Choshen et al. 2020, https://arxiv.org/abs/1907.01752, saw a constant reward give the gain of
-a real one). Hence the rule: a difference to the fine-tuned policy counts as a gain of the reward only where its paired 95%
-interval excludes zero in the good direction, and no control run shows the same. A control shows the same where its own
-interval excludes zero in that direction and the reinforced policy is not measurably better than the control.
+updates, sharper distributions, other lengths. Choshen et al. 2020 (https://arxiv.org/abs/1907.01752) saw a constant reward
+give the gain of a real one. Hence the rule: a difference to the fine-tuned policy counts as a gain of the reward only where
+its paired 95% interval excludes zero in the good direction, and no control run shows the same. A control shows the same
+where its own interval excludes zero in that direction and the reinforced policy is not measurably better than the control.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from guerdon.evaluation.results import (
 )
 from guerdon.evaluation.wording import between, decimals, listed, number, signed
 
+_CONTROL_RUNS = {"shuffled": "with shuffled rewards", "constant": "with a constant reward"}
+
 Outcome = Literal["gain", "no gain", "loss", "no change", "changed"]
+Kind = Literal["optimised", "held out", "description"]
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,14 @@ class Finding:
 
     Attributes:
         measure: its name.
-        optimised: whether it was in the reward.
+        kind: "optimised" where it was in the reward, "held out" where not, "description" where no direction is good.
         outcome: "gain"; "no gain" where a control shows it too; "loss"; "no change" that could be measured; "changed" for
             a measure without a good direction.
         sentence: the whole of it, with figures.
     """
 
     measure: str
-    optimised: bool
+    kind: Kind
     outcome: Outcome
     sentence: str
 
@@ -75,116 +78,134 @@ def judge(evaluation: Evaluation) -> Verdict | None:
     return Verdict(_headline(evaluation, findings), findings, [*notes, *_limits(evaluation, findings)])
 
 
+def verdict(evaluation: Evaluation) -> list[str]:
+    """The verdict as sentences, one each for the headline, every finding and every note; none where `judge` has none."""
+    judged = judge(evaluation)
+    if judged is None:
+        return []
+    return [judged.headline, *(finding.sentence for finding in judged.findings), *judged.notes]
+
+
 def _finding(evaluation: Evaluation, measure: MeasureInfo, comparison: ComparisonResult) -> Finding:
-    direction = comparison.sign
-    change = _change(evaluation, measure, comparison)
-    if direction == 0:
-        return Finding(measure.name, measure.optimised, "no change", f"{change}: no change that this test set can show.")
+    outcome, sentence = _weighed(_Case(evaluation, measure, comparison))
+    return Finding(measure.name, _kind(measure), outcome, sentence)
+
+
+def _kind(measure: MeasureInfo) -> Kind:
     if measure.higher_is_better is None:
-        return Finding(measure.name, measure.optimised, "changed", f"{change}.{_in_controls(evaluation, measure, direction)}")
-    if (direction > 0) != measure.higher_is_better:
-        return Finding(
-            measure.name, measure.optimised, "loss", f"{change}: worse.{_in_controls(evaluation, measure, direction)}"
-        )
-    explained = [name for name in CONTROLS if _explains(evaluation, measure.name, name, direction)]
-    outcome: Outcome = "no gain" if explained else "gain"
-    return Finding(measure.name, measure.optimised, outcome, f"{change}.{_weighed(evaluation, measure, direction, explained)}")
+        return "description"
+    return "optimised" if measure.optimised else "held out"
 
 
-def _change(evaluation: Evaluation, measure: MeasureInfo, comparison: ComparisonResult) -> str:
-    """ "BLEU (held out) rose by 1.2 [+0.7, +1.7], from 66.5 to 67.7"."""
-    places = decimals((comparison.high - comparison.low) / 2)
-    kind = "" if measure.higher_is_better is None else " (optimised)" if measure.optimised else " (held out)"
-    before, after = _value(evaluation, FINETUNED, measure.name), _value(evaluation, REINFORCED, measure.name)
-    interval = between(comparison.low, comparison.high, places)
-    values = f"from {number(before, places)} to {number(after, places)}"
-    if comparison.sign == 0:
-        return f"{_capital(measure.label)}{kind} went {values}, by {signed(comparison.difference, places)} {interval}"
-    verb = "rose" if comparison.sign > 0 else "fell"
-    return f"{_capital(measure.label)}{kind} {verb} by {number(abs(comparison.difference), places)} {interval}, {values}"
+class _Case:
+    """One measure of one evaluation: who moved it, and in what words."""
+
+    def __init__(self, evaluation: Evaluation, measure: MeasureInfo, comparison: ComparisonResult) -> None:
+        self.evaluation, self.measure, self.comparison = evaluation, measure, comparison
+        self.places = decimals((comparison.high - comparison.low) / 2)
+
+    def to_finetuned(self, system: str) -> ComparisonResult | None:
+        """The difference of a system to the fine-tuned one."""
+        return self.evaluation.comparison(system, FINETUNED, self.measure.name)
+
+    def to_control(self, control: str) -> ComparisonResult | None:
+        """The difference of the reinforced system to a control."""
+        return self.evaluation.comparison(REINFORCED, control, self.measure.name)
+
+    def moved_alike(self, control: str) -> bool:
+        """Whether a control's own interval excludes zero on the side where the reinforced system's does."""
+        own = self.to_finetuned(control)
+        return own is not None and own.sign == self.comparison.sign
+
+    def explained_by(self, control: str) -> bool:
+        """Whether a control shows the same: it moved alike, and the reinforced system did not move measurably further."""
+        beyond = self.to_control(control)
+        return self.moved_alike(control) and (beyond is None or beyond.sign != self.comparison.sign)
+
+    def own(self, controls: Sequence[str]) -> str:
+        """ "with shuffled rewards +0.1 [−0.3, +0.5] and ..."."""
+        return listed(f"{_CONTROL_RUNS[name]} {self._figures(self.to_finetuned(name))}" for name in controls)
+
+    def beyond(self, controls: Sequence[str]) -> str:
+        """ "+1.1 [+0.7, +1.5] from the run with shuffled rewards and ..."."""
+        return listed(f"{self._figures(self.to_control(name))} from the run {_CONTROL_RUNS[name]}" for name in controls)
+
+    def change(self) -> str:
+        """ "BLEU (held out) rose by 1.2 [+0.7, +1.7], from 66.5 to 67.7"."""
+        found, places = self.comparison, self.places
+        before, after = (number(self._value(system), places) for system in (FINETUNED, REINFORCED))
+        label = self.measure.label
+        label = label[:1].upper() + label[1:] if label.islower() else label
+        if self.measure.higher_is_better is not None:
+            label += f" ({_kind(self.measure)})"
+        interval = between(found.low, found.high, places)
+        if found.sign == 0:
+            return f"{label} went from {before} to {after}, by {signed(found.difference, places)} {interval}"
+        verb = "rose" if found.sign > 0 else "fell"
+        return f"{label} {verb} by {number(abs(found.difference), places)} {interval}, from {before} to {after}"
+
+    def _figures(self, found: ComparisonResult | None) -> str:
+        if found is None:
+            return "an unknown amount"
+        return f"{signed(found.difference, self.places)} {between(found.low, found.high, self.places)}"
+
+    def _value(self, system: str) -> float:
+        found = self.evaluation.system(system)
+        assert found is not None, "only systems of the evaluation are compared"
+        return found.metrics[self.measure.name].value
 
 
-def _weighed(evaluation: Evaluation, measure: MeasureInfo, direction: int, explained: Sequence[str]) -> str:
-    """What the controls say of a change in the good direction."""
-    run = [name for name in CONTROLS if evaluation.comparison(name, FINETUNED, measure.name)]
-    if not run:
-        return " No control was run, so that this may owe nothing to what the reward said."
+def _weighed(case: _Case) -> tuple[Outcome, str]:
+    """The outcome, and the whole sentence."""
+    better, direction = case.measure.higher_is_better, case.comparison.sign
+    if direction == 0:
+        return "no change", f"{case.change()}: no change that this test set can show."
+    alike = [name for name in CONTROLS if case.moved_alike(name)]
+    if better is None:
+        return "changed", f"{case.change()}.{_so_did(case, alike)}"
+    if (direction > 0) != better:
+        return "loss", f"{case.change()}: worse.{_so_did(case, alike)}"
+    explained = [name for name in CONTROLS if case.explained_by(name)]
     if explained:
-        shown = listed(f"{_control(name)} {_own(evaluation, measure, name)}" for name in explained)
-        beyond = listed(f"{_beyond(evaluation, measure, name)} {_control(name)}" for name in explained)
-        return f" A control shows it too ({shown}; the reinforced policy differs by {beyond}): not a gain that the reward made."
-    partly = [name for name in run if _sign(evaluation, name, FINETUNED, measure.name) == direction]
-    if partly:
-        shown = listed(f"{_control(name)} {_own(evaluation, measure, name)}" for name in partly)
-        beyond = listed(f"{_beyond(evaluation, measure, name)} against {_control(name)}" for name in partly)
-        return f" A control went the same way ({shown}), but the reinforced policy went further, by {beyond}."
-    shown = listed(f"{_control(name)} {_own(evaluation, measure, name)}" for name in run)
-    return f" {'Neither control shows' if len(run) == 2 else 'The control does not show'} it ({shown})."
+        return "no gain", (
+            f"{case.change()}. But a control shows it too: {case.own(explained)}. The reinforced policy differs by "
+            f"{case.beyond(explained)}: not a gain that the reward made."
+        )
+    return "gain", f"{case.change()}. {_against_controls(case, alike)}"
 
 
-def _in_controls(evaluation: Evaluation, measure: MeasureInfo, direction: int) -> str:
-    """Which controls moved the same way, for a change that is no gain."""
-    same = [name for name in CONTROLS if _sign(evaluation, name, FINETUNED, measure.name) == direction]
-    if not same:
-        return ""
-    return f" So did {listed(f'{_control(name)} ({_own(evaluation, measure, name)})' for name in same)}."
+def _so_did(case: _Case, controls: Sequence[str]) -> str:
+    return f" So it did in the run {case.own(controls)}." if controls else ""
 
 
-def _explains(evaluation: Evaluation, measure: str, control: str, direction: int) -> bool:
-    moved = _sign(evaluation, control, FINETUNED, measure) == direction
-    return moved and _sign(evaluation, REINFORCED, control, measure) != direction
-
-
-def _sign(evaluation: Evaluation, system: str, baseline: str, measure: str) -> int | None:
-    comparison = evaluation.comparison(system, baseline, measure)
-    return None if comparison is None else comparison.sign
-
-
-def _own(evaluation: Evaluation, measure: MeasureInfo, system: str) -> str:
-    """The difference of a system to the fine-tuned one, with its interval."""
-    return _difference(evaluation.comparison(system, FINETUNED, measure.name))
-
-
-def _beyond(evaluation: Evaluation, measure: MeasureInfo, control: str) -> str:
-    """The difference of the reinforced system to a control, with its interval."""
-    return _difference(evaluation.comparison(REINFORCED, control, measure.name))
-
-
-def _difference(comparison: ComparisonResult | None) -> str:
-    if comparison is None:
-        return "an unknown amount"
-    places = decimals((comparison.high - comparison.low) / 2)
-    return f"{signed(comparison.difference, places)} {between(comparison.low, comparison.high, places)}"
-
-
-def _control(name: str) -> str:
-    return {"shuffled": "with shuffled rewards", "constant": "with a constant reward"}[name]
-
-
-def _value(evaluation: Evaluation, system: str, measure: str) -> float:
-    found = evaluation.system(system)
-    return found.metrics[measure].value if found else 0.0
-
-
-def _capital(label: str) -> str:
-    return label[:1].upper() + label[1:]
+def _against_controls(case: _Case, alike: Sequence[str]) -> str:
+    """Why a change in the good direction is a gain of the reward's."""
+    run = [name for name in CONTROLS if case.to_finetuned(name)]
+    if not run:
+        return "No control was run, so that this may owe nothing to what the reward said."
+    if alike:
+        return (
+            f"A control went the same way ({case.own(alike)}), but the reinforced policy went further, by {case.beyond(alike)}."
+        )
+    return f"{'Neither control shows' if len(run) > 1 else 'The control does not show'} it ({case.own(run)})."
 
 
 def _headline(evaluation: Evaluation, findings: Sequence[Finding]) -> str:
-    def labels(outcome: Outcome, optimised: bool) -> list[str]:
-        names = [f.measure for f in findings if f.outcome == outcome and f.optimised is optimised]
+    def labels(outcome: Outcome, kind: Kind) -> list[str]:
+        names = [f.measure for f in findings if f.outcome == outcome and f.kind == kind]
         return [measure.label for measure in evaluation.measures if measure.name in names]
 
-    rose, also = labels("gain", True), labels("gain", False)
-    explained = labels("no gain", True) + labels("no gain", False)
-    worse = labels("loss", False) + labels("loss", True)
+    rose, also = labels("gain", "optimised"), labels("gain", "held out")
+    explained = labels("no gain", "optimised") + labels("no gain", "held out")
+    worse = labels("loss", "held out") + labels("loss", "optimised")
     sentences = []
     if rose:
         sentences.append(f"Reinforcement improved what it was optimised for ({listed(rose)})")
         if also:
             sentences[0] += f" and, held out from the reward, {listed(also)}"
     elif also:
-        sentences.append(f"Reinforcement improved {listed(also)}, which were not in the reward, but not the reward itself")
+        was = "which was" if len(also) == 1 else "which were"
+        sentences.append(f"Reinforcement improved {listed(also)}, {was} not in the reward, but not the reward itself")
     else:
         sentences.append("Reinforcement made no gain that can be told from chance and from the controls")
     if explained:
@@ -213,20 +234,22 @@ def _against_search(evaluation: Evaluation, measure: MeasureInfo, search: System
     comparison = evaluation.comparison(REINFORCED, search.name, measure.name)
     if comparison is None:
         return ""
+    places = decimals((comparison.high - comparison.low) / 2)
     better = comparison.sign if measure.higher_is_better else -comparison.sign
     word = {1: "better", 0: "no measurable difference", -1: "worse"}[better]
-    return f"{_difference(comparison)} {measure.label} ({word})"
+    figures = f"{signed(comparison.difference, places)} {between(comparison.low, comparison.high, places)}"
+    return f"{figures} {measure.label} ({word})"
 
 
 def _limits(evaluation: Evaluation, findings: Sequence[Finding]) -> list[str]:
-    judged = sum(finding.outcome != "changed" for finding in findings)
+    judged = sum(finding.kind != "description" for finding in findings)
     notes = [
-        f"Intervals are 95%, from {evaluation.resamples} paired resamples of {evaluation.sources} sources (diversity: jackknife). "
-        "They say what other sources would have given, not what other training seeds would.",
+        f"Intervals are 95%, from {evaluation.resamples} paired resamples of {evaluation.sources} sources (diversity: "
+        "jackknife). They say what other sources would have given, not what other training seeds would.",
     ]
     if judged > 1:
         notes.append(f"With {judged} measures at 95% each, about {judged * 0.05:.1g} would show a difference by chance alone.")
     missing = [control for control in CONTROLS if evaluation.system(control) is None]
     if missing:
-        notes.append(f"Not run: the control {listed(_control(name) for name in missing)}.")
+        notes.append(f"Not run: the control {listed(_CONTROL_RUNS[name] for name in missing)}.")
     return notes
