@@ -1,1 +1,97 @@
-"""TODO"""
+"""Trains text generators against rewards, encoder–decoder models first.
+
+The public names, and nothing else. Those that need torch are imported when they are first used (PEP 562), so that
+``import guerdon`` costs next to nothing and a command can answer ``--help`` at once.
+
+To add a name: write it into ``_HOMES``, the block for type checkers and ``__all__``; `tests/unit/test_exports.py` holds the
+three together.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from guerdon.errors import (
+    CapabilityError,
+    CheckpointError,
+    ConfigurationError,
+    DataError,
+    GuerdonError,
+    InputError,
+    MissingExtraError,
+    RewardError,
+    TrainingError,
+)
+
+if TYPE_CHECKING:
+    from guerdon import metrics, rewards
+    from guerdon.data.records import Example, read_examples
+    from guerdon.data.tokenizer import Tokenizer
+    from guerdon.generator import Generator, Output, load
+    from guerdon.stages.finetune import FinetuneConfig, finetune
+    from guerdon.stages.pretrain import PretrainConfig, pretrain
+    from guerdon.stages.reinforce import reinforce
+    from guerdon.training.reinforcement import ReinforceConfig
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CapabilityError",
+    "CheckpointError",
+    "ConfigurationError",
+    "DataError",
+    "Example",
+    "FinetuneConfig",
+    "Generator",
+    "GuerdonError",
+    "InputError",
+    "MissingExtraError",
+    "Output",
+    "PretrainConfig",
+    "ReinforceConfig",
+    "RewardError",
+    "Tokenizer",
+    "TrainingError",
+    "__version__",
+    "finetune",
+    "load",
+    "metrics",
+    "pretrain",
+    "read_examples",
+    "reinforce",
+    "rewards",
+]
+
+# Where each name that is imported on first use lives; None for a room of guerdon that is public as a whole.
+_HOMES = {
+    "Example": "guerdon.data.records",
+    "FinetuneConfig": "guerdon.stages.finetune",
+    "Generator": "guerdon.generator",
+    "Output": "guerdon.generator",
+    "PretrainConfig": "guerdon.stages.pretrain",
+    "ReinforceConfig": "guerdon.training.reinforcement",
+    "Tokenizer": "guerdon.data.tokenizer",
+    "finetune": "guerdon.stages.finetune",
+    "load": "guerdon.generator",
+    "metrics": None,
+    "pretrain": "guerdon.stages.pretrain",
+    "read_examples": "guerdon.data.records",
+    "reinforce": "guerdon.stages.reinforce",
+    "rewards": None,
+}
+
+if not TYPE_CHECKING:  # a type checker must not take every name for an attribute
+
+    def __getattr__(name: str) -> object:
+        """Imports a public name on its first use."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        home = _HOMES[name]
+        value = import_module(f"guerdon.{name}") if home is None else getattr(import_module(home), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        """The public names beside what is loaded already."""
+        return sorted({*globals(), *__all__})

@@ -52,6 +52,9 @@ def row_keys(seed: int, purpose: str, step: int, examples: Sequence[int] | Tenso
 
 
 def uniforms(keys: Tensor, position: int) -> Tensor:
-    """One float64 in (0, 1) per key, for this position: [rows]. Both ends are excluded."""
-    bits = _shift_right(_mix(keys ^ _mix(torch.full_like(keys, position))), 11)
-    return (bits.to(torch.float64) + 0.5) * 2.0**-53
+    """One float64 in (0, 1) per key, for this position: [rows]. Both ends are excluded.
+
+    52 bits and a half are kept, which a float64 holds exactly; with 53 the half would round away, up to 1.0.
+    """
+    bits = _shift_right(_mix(keys ^ _mix(torch.full_like(keys, position))), 12)
+    return (bits.to(torch.float64) + 0.5) * 2.0**-52

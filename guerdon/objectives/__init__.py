@@ -1,1 +1,1 @@
-"""TODO"""
+"""Losses and estimators: pure functions on tensors."""

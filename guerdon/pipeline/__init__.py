@@ -1,1 +1,1 @@
-"""TODO"""
+"""Recipes and runs."""

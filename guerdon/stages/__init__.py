@@ -1,1 +1,1 @@
-"""TODO"""
+"""The stages of a run: pre-training, fine-tuning, reinforcement."""

@@ -1,1 +1,1 @@
-"""TODO"""
+"""The training loop, its checkpoints and its logs."""

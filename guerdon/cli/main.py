@@ -1,0 +1,41 @@
+"""``guerdon``: the command line. Each verb is a module of its own and holds no logic."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from guerdon import __version__
+from guerdon.cli import check, evaluate, generate, quickstart, report, run, score
+from guerdon.cli.common import run_command
+
+app = typer.Typer(
+    name="guerdon",
+    help="Trains text generators against rewards, encoder–decoder models first.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for verb in (quickstart.quickstart, run.run, check.check, generate.generate, score.score, evaluate.evaluate, report.report):
+    app.command()(verb)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Trains text generators against rewards. ``--debug`` anywhere (or GUERDON_DEBUG=1) shows the traceback of an error."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """The entry point of the command ``guerdon``."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    sys.exit(run_command(lambda: app(arguments, standalone_mode=False), debug or bool(os.environ.get("GUERDON_DEBUG"))))

@@ -1,0 +1,215 @@
+"""A policy with its tokenizer and decoding options behind one call: what `guerdon.load` returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from guerdon.data.draws import row_keys
+from guerdon.data.padded import Padded
+from guerdon.data.tokenizer import Tokenizer
+from guerdon.decoding import BeamOptions, DecodingOptions, Hypothesis, LengthLimit, beam_search, changed, greedy, sample
+from guerdon.errors import CheckpointError, DataError
+from guerdon.models.load import CONFIG, load_policy, read_config, save_policy
+
+
+class Text(Protocol):
+    """How texts become ids and ids texts; guerdon's `~guerdon.data.tokenizer.Tokenizer`, or a Hugging Face model's own."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, without special ones."""
+        ...
+
+    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The texts of ids."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes it into a model's folder."""
+        ...
+
+
+@dataclass(frozen=True)
+class Output:
+    """One text that a policy wrote.
+
+    Attributes:
+        text: the text.
+        log_prob: natural logarithm of its probability, summed over its tokens.
+        score: what it was ranked by: a beam's length-normalised log_prob, otherwise its log_prob.
+        tokens: its ids, without the end token.
+        finished: False where it was cut at the length limit.
+    """
+
+    text: str
+    log_prob: float
+    score: float
+    tokens: tuple[int, ...]
+    finished: bool
+
+
+class Generator:
+    """Texts in, texts out.
+
+    Args:
+        policy: what writes (see `guerdon.models.policy.Policy`).
+        tokenizer: of the policy.
+        decoding: used where `generate` is not told otherwise.
+    """
+
+    def __init__(self, policy: Any, tokenizer: Text, decoding: DecodingOptions | None = None) -> None:
+        self.policy, self.tokenizer = policy, tokenizer
+        self.decoding = decoding or DecodingOptions()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy's weights are."""
+        return next(iter(self.policy.parameters())).device
+
+    # --- texts and ids
+
+    def encode_sources(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each source, the end token included.
+
+        Raises:
+            DataError: for a source of more tokens than the policy takes.
+        """
+        return self._encode(texts, self.policy.max_source, "source")
+
+    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each target, the end token included.
+
+        Raises:
+            DataError: for a target of more tokens than the policy can write.
+        """
+        return self._encode(texts, self.policy.max_target, "target")
+
+    def _encode(self, texts: Sequence[str], limit: int, noun: str) -> list[list[int]]:
+        rows = [[*ids, self.policy.end_id] for ids in self.tokenizer.encode_batch(texts)]
+        for number, row in enumerate(rows):
+            if len(row) > limit:
+                raise DataError(
+                    f"has {len(row)} tokens, and the policy takes at most {limit}",
+                    where=f"{noun} {number + 1} ({texts[number][:40]!r}...)",
+                    cure=f"shorten it, leave it out, or train a policy with a larger max_{noun}",
+                )
+        return rows
+
+    # --- decoding
+
+    def generate(
+        self,
+        sources: Sequence[str],
+        decoding: DecodingOptions | None = None,
+        prefixes: Sequence[str] | None = None,
+        advance: Callable[[int], None] | None = None,
+        **changes: Any,
+    ) -> list[list[Output]]:
+        """Writes outputs for each source, best first.
+
+        Args:
+            sources: the texts to answer.
+            decoding: how; by default the generator's own options.
+            prefixes: a text that each source's outputs must begin with.
+            advance: is told how many sources have been answered, now and then.
+            **changes: single options of `DecodingOptions` to change; another ``method`` starts from its own defaults.
+
+        Raises:
+            ConfigurationError: for options that cannot be.
+            DataError: for a source or prefix that is too long.
+        """
+        options = changed(decoding or self.decoding, changes)
+        rows = self.encode_sources(sources)
+        forced = None if prefixes is None else self.tokenizer.encode_batch(prefixes)
+        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+        found: dict[int, list[Output]] = {}
+        for first in range(0, len(order), options.batch_size):
+            part = order[first : first + options.batch_size]
+            batch = Padded.from_lists([rows[i] for i in part], self.policy.pad_id, self.device)
+            starts = None if forced is None else Padded.from_lists([forced[i] for i in part], self.policy.pad_id, self.device)
+            hypotheses = self._search(batch, part, options, starts)
+            texts = iter(self.tokenizer.decode_batch([h.tokens for group in hypotheses for h in group]))
+            for i, group in zip(part, hypotheses, strict=True):
+                found[i] = [Output(next(texts), h.log_prob, h.score, h.tokens, h.finished) for h in group]
+            if advance is not None:
+                advance(len(found))
+        return [found[i] for i in range(len(rows))]
+
+    def _search(
+        self, batch: Padded, numbers: Sequence[int], options: DecodingOptions, prefixes: Padded | None
+    ) -> list[list[Hypothesis]]:
+        limits, search = options.limit.of(batch, self.policy), options.search()
+        if isinstance(search, BeamOptions):
+            return beam_search(self.policy, batch, limits, search, prefixes)
+        if search is None:
+            return [[h] for h in greedy(self.policy, batch, limits, prefixes, options.ngram_block)]
+        copies = options.returned
+        examples = torch.tensor(numbers).repeat_interleave(copies)
+        keys = row_keys(options.seed, "generate", 0, examples, torch.arange(copies).repeat(len(numbers)))
+        drawn = sample(self.policy, batch, limits, search, keys, copies, prefixes)
+        sums = drawn.log_prob.double().sum(1).tolist()
+        flat = [
+            Hypothesis(tuple(ids), log_prob, log_prob, finished)
+            for ids, log_prob, finished in zip(drawn.without_end(), sums, drawn.finished.tolist(), strict=True)
+        ]
+        return [flat[i : i + copies] for i in range(0, len(flat), copies)]
+
+    def log_probs(self, sources: Sequence[str], targets: Sequence[str]) -> list[float]:
+        """The natural logarithm of the policy's probability of each target given its source, end included."""
+        found: list[float] = []
+        with torch.no_grad():
+            for first in range(0, len(sources), self.decoding.batch_size):
+                span = slice(first, first + self.decoding.batch_size)
+                batch = Padded.from_lists(self.encode_sources(sources[span]), self.policy.pad_id, self.device)
+                written = Padded.from_lists(self.encode_targets(targets[span]), self.policy.pad_id, self.device)
+                found += self.policy.eval().evaluate(batch, written).log_prob.double().sum(1).tolist()
+        return found
+
+    # --- folders
+
+    def save(self, folder: str | Path) -> None:
+        """Writes ``config.json``, ``model.safetensors`` and ``tokenizer.json``."""
+        folder = Path(folder)
+        save_policy(self.policy, folder)
+        self.tokenizer.save(folder)
+        config = {**read_config(folder), "decoding": dataclasses.asdict(self.decoding)}
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load(where: str | Path) -> Generator:
+    """Opens a model's folder, or a run's folder (the model of its last stage).
+
+    Raises:
+        DataError: when there is no model.
+        CheckpointError: when it is damaged.
+    """
+    folder = model_folder(Path(where))
+    policy = load_policy(folder)
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.vocabulary_size != policy.vocabulary_size:
+        raise CheckpointError(
+            f"has {tokenizer.vocabulary_size} tokens, and the model {policy.vocabulary_size}",
+            where=str(folder / "tokenizer.json"),
+            cure="restore the tokenizer that the model was trained with",
+        )
+    stored = read_config(folder).get("decoding", {})
+    limit = LengthLimit(**stored.pop("limit", {}))
+    return Generator(policy, tokenizer, DecodingOptions(limit=limit, **stored))
+
+
+def model_folder(folder: Path) -> Path:
+    """The folder itself where it holds a model, or that of the last stage of the run which it holds."""
+    for candidate in (folder, folder / "reinforce", folder / "finetune", folder / "pretrain"):
+        if (candidate / CONFIG).is_file():
+            return candidate
+    raise DataError(
+        "holds neither a model (config.json) nor a run that has finished a stage" if folder.is_dir() else "no such folder",
+        where=str(folder),
+        cure="name the folder of a model or of a run",
+    )

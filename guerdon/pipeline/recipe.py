@@ -1,0 +1,285 @@
+"""A recipe: one YAML file that says what a run does. It composes the options that each room defines, and validates them."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from guerdon.data.records import FieldMap
+from guerdon.decoding import DecodingOptions
+from guerdon.errors import ConfigurationError, DataError
+from guerdon.models.transformer import TransformerOptions
+from guerdon.stages.finetune import FinetuneConfig
+from guerdon.stages.pretrain import PretrainConfig
+from guerdon.training.reinforcement import ReinforceConfig
+
+Control = Literal["shuffled", "constant", "best_of_n", "mbr"]
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """Where the records are.
+
+    Attributes:
+        folder: of the files below; relative to the recipe's own folder.
+        train, validation, test: record files (JSONL, CSV, TSV, Parquet).
+        fields: names of the fields in those files.
+        on_error: stop at a bad record, or skip and count it.
+        limit: read at most so many training records; for a first try.
+        note: a sentence about the data for the report.
+    """
+
+    train: str
+    validation: str
+    test: str | None = None
+    folder: str = "."
+    fields: FieldMap = field(default_factory=FieldMap)
+    on_error: Literal["stop", "skip"] = "stop"
+    limit: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class TokenizerSection:
+    """The subword tokenizer: trained on the training sources and references, or taken from a folder.
+
+    Attributes:
+        vocabulary_size: tokens at the most, the 256 bytes and 4 special ones included.
+        folder: of a tokenizer to take instead; relative to the recipe's own folder.
+    """
+
+    vocabulary_size: int = 3000
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
+class PretrainSection(PretrainConfig):
+    """Pre-training and its texts.
+
+    Attributes:
+        texts: files of raw text (one text a line, or a field of records), relative to ``data.folder``.
+        validation_texts: likewise, to choose the checkpoint by.
+        field: the field that holds the text.
+        references: whether the references of the training records are texts too.
+    """
+
+    texts: Sequence[str] = ()
+    validation_texts: Sequence[str] = ()
+    field: str = "text"
+    references: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.texts and not self.references:
+            raise ConfigurationError(
+                "there are no texts", where="pretrain.texts", cure="name files, or set pretrain.references"
+            )
+        if bool(self.texts) != bool(self.validation_texts):
+            raise ConfigurationError(
+                "texts and validation_texts go together", where="pretrain.validation_texts", cure="give both, or neither"
+            )
+
+
+@dataclass(frozen=True)
+class EvaluationSection:
+    """How systems are measured.
+
+    Attributes:
+        lowercase: whether BLEU, chrF and TER ignore case.
+        bootstrap: resamples of each interval.
+        slots: a file of slot patterns (relative to the recipe's own folder): slot errors become a measure.
+        validation_limit: sources on which outputs are written at each validation; None for all.
+    """
+
+    lowercase: bool = False
+    bootstrap: int = 1000
+    slots: str | None = None
+    validation_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.bootstrap < 100:
+            raise ConfigurationError(
+                f"{self.bootstrap} resamples give no 95% interval", where="evaluation.bootstrap", cure="give at least 100"
+            )
+
+
+@dataclass(frozen=True)
+class ControlsSection:
+    """What the reinforced policy is compared with, beside the fine-tuned one.
+
+    Attributes:
+        run: any of shuffled, constant (runs that differ only in the reward), best_of_n, mbr (choices among samples of
+            the fine-tuned policy).
+        samples: how many samples best_of_n and mbr choose from.
+    """
+
+    run: Sequence[Control] = ("shuffled", "constant", "best_of_n", "mbr")
+    samples: int = 16
+
+    def __post_init__(self) -> None:
+        if self.samples < 2:
+            raise ConfigurationError("there is nothing to choose from", where="controls.samples", cure="give at least 2")
+
+
+class Recipe(BaseModel):
+    """A whole recipe. Sections that are left out take their defaults; ``pretrain``, ``finetune`` and ``reinforce`` are not run.
+
+    Attributes:
+        name: of the run; its folder is ``runs/<name>`` unless said otherwise.
+        seed: of every draw.
+        data, tokenizer, pretrain, finetune, reinforce, decoding, evaluation, controls: see their classes.
+        model: options of a `~guerdon.models.transformer.Transformer` without ``vocabulary_size``; or ``load``: a folder.
+        reward: the parts of the reward, each with ``type``, ``weight`` and its own options (`guerdon.rewards.build`).
+        tensorboard: whether to write TensorBoard events.
+        path: the recipe's own file; paths are relative to its folder.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    seed: int = 1
+    data: DataSection
+    tokenizer: TokenizerSection = TokenizerSection()
+    model: dict[str, Any] = {}
+    pretrain: PretrainSection | None = None
+    finetune: FinetuneConfig | None = None
+    reward: list[dict[str, Any]] = []
+    reinforce: ReinforceConfig | None = None
+    decoding: DecodingOptions = DecodingOptions()
+    evaluation: EvaluationSection = EvaluationSection()
+    controls: ControlsSection = ControlsSection()
+    tensorboard: bool = True
+    path: Path = Path("recipe.yaml")
+
+    def resolve(self, path: str) -> Path:
+        """A path of the recipe as one that can be opened."""
+        return (self.path.parent / path).resolve()
+
+    def data_file(self, name: str) -> Path:
+        """A file of the data folder."""
+        return self.resolve(self.data.folder) / name
+
+    def transformer(self, vocabulary_size: int) -> TransformerOptions:
+        """The options of the model, where it is trained from scratch.
+
+        Raises:
+            ConfigurationError: for an option that does not exist or cannot be.
+        """
+        try:
+            return TransformerOptions(vocabulary_size=vocabulary_size, **self.model)
+        except TypeError as error:
+            raise ConfigurationError(str(error).replace("TransformerOptions.__init__()", "the model"), where="model") from error
+
+    def plain(self) -> dict[str, Any]:
+        """The recipe as plain values, defaults filled in."""
+        plain: dict[str, Any] = json.loads(self.model_dump_json(exclude={"path"}))
+        plain["data"]["folder"] = str(self.resolve(self.data.folder))
+        return plain
+
+    def fingerprint(self, *sections: str) -> str:
+        """A checksum of some sections: what a finished stage depends on."""
+        plain = self.plain()
+        plain["data"]["folder"] = ""
+        chosen = {name: plain[name] for name in ("seed", *sections)}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads and validates a recipe.
+
+    Args:
+        path: the YAML file.
+        overrides: "section.option=value" each; a ``data.folder`` given so is relative to the current folder.
+
+    Raises:
+        DataError: when the file is missing or no YAML.
+        ConfigurationError: for an option that does not exist, has the wrong type, or contradicts another.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError("no such recipe", where=str(path), cure="name a YAML file, e.g. recipes/e2e.yaml")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"is not YAML ({error})", where=str(path)) from error
+    if not isinstance(values, dict):
+        raise DataError("is not a mapping of sections", where=str(path), cure="see recipes/e2e.yaml")
+    for override in overrides:
+        _override(values, override)
+    return validated(values, path)
+
+
+def validated(values: Mapping[str, Any], path: Path) -> Recipe:
+    """A recipe from plain values; raises as `read_recipe`."""
+    try:
+        recipe = Recipe.model_validate({**values, "path": path})
+    except ValidationError as error:
+        raise _first(error, str(path)) from error
+    if "load" not in recipe.model:
+        recipe.transformer(vocabulary_size=recipe.tokenizer.vocabulary_size)
+    if recipe.reinforce is not None and not recipe.reward:
+        raise ConfigurationError("reinforce needs a reward", where=f"{path}, reward", cure="give the section reward")
+    if recipe.finetune is None and recipe.reinforce is None and recipe.pretrain is None:
+        raise ConfigurationError("there is nothing to do", where=str(path), cure="give pretrain, finetune or reinforce")
+    return recipe
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    name, separator, text = override.partition("=")
+    if not separator or not name:
+        raise ConfigurationError(
+            f"{override!r} is not section.option=value", where="--set", cure="e.g. --set reinforce.steps=200"
+        )
+    value = yaml.safe_load(text)
+    if name == "data.folder":
+        value = str(Path(str(value)).resolve())
+    *parents, last = name.split(".")
+    section: Any = values
+    for parent in parents:
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
+        if not isinstance(section, dict):
+            raise ConfigurationError(f"{parent!r} has no options", where=f"--set {override}")
+    section[last] = value
+
+
+def _first(error: ValidationError, path: str) -> ConfigurationError:
+    """The first fault as one line that names the option and, for a misspelt one, the nearest that exists."""
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        names = _options(fault["loc"][:-1])
+        near = difflib.get_close_matches(str(fault["loc"][-1]), names, n=1)
+        cure = f"did you mean {near[0]!r}?" if near else f"options here: {', '.join(names)}"
+        return ConfigurationError("there is no such option", where=f"{path}, {where}", cure=cure)
+    if fault["type"] in ("missing", "missing_argument"):
+        return ConfigurationError("is missing", where=f"{path}, {where}", cure="add it")
+    shown = "" if isinstance(fault["input"], dict) else f" (it is {fault['input']!r})"
+    return ConfigurationError(f"{fault['msg']}{shown}", where=f"{path}, {where}")
+
+
+def _options(location: Sequence[int | str]) -> list[str]:
+    """The options that exist in a section."""
+    schema: dict[str, Any] = Recipe.model_json_schema()
+    node: dict[str, Any] = schema
+    for part in location:
+        node = _resolved(node.get("properties", {}).get(str(part), {}), schema)
+    return [name for name in node.get("properties", {}) if name != "path"]
+
+
+def _resolved(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """Follows a reference of the JSON schema; of alternatives, the one that is a section."""
+    for choice in [node, *node.get("anyOf", []), *node.get("allOf", [])]:
+        if "$ref" in choice:
+            found: dict[str, Any] = schema["$defs"][choice["$ref"].rsplit("/", 1)[-1]]
+            return found
+    return node

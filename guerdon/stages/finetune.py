@@ -1,0 +1,86 @@
+"""Fine-tuning: teacher forcing on pairs of source and reference (FORMULAS 3.5.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from guerdon.data.records import Example
+from guerdon.errors import ConfigurationError, DataError
+from guerdon.generator import Generator
+from guerdon.training.around import surroundings
+from guerdon.training.loop import Loop, Outcome
+from guerdon.training.progress import Progressing
+from guerdon.training.supervised import Pairs, Supervised, SupervisedOptions, Validate
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(SupervisedOptions):
+    """Options of fine-tuning.
+
+    Attributes:
+        too_long: what to do with a pair that the policy cannot take: stop, or skip and count it.
+    """
+
+    too_long: Literal["stop", "skip"] = "stop"
+
+
+def finetune(
+    generator: Generator,
+    examples: Sequence[Example],
+    config: FinetuneConfig,
+    validation: Sequence[Example] = (),
+    validate: Validate | None = None,
+    folder: Path | None = None,
+    seed: int = 0,
+    progress: Progressing | None = None,
+    tensorboard: bool = False,
+) -> Outcome:
+    """Trains the generator's policy on every (source, reference) pair of ``examples``.
+
+    Args:
+        generator: its policy is trained in place; it ends with the weights that validated best.
+        examples: an example with several references gives several pairs.
+        config: the options.
+        validation: examples whose first reference measures the negative log-likelihood.
+        validate: further validation figures, e.g. BLEU of greedy outputs.
+        folder: the run folder, where the stage logs and resumes; None keeps nothing.
+        seed: of the run.
+        progress: is told how far it is.
+        tensorboard: whether to write TensorBoard events.
+
+    Raises:
+        DataError: for a pair that is too long (with ``too_long="stop"``), or no pair at all.
+        ConfigurationError: for a criterion that nothing measures.
+        TrainingError, CheckpointError: as `guerdon.training.loop.Loop.run`.
+    """
+    if not validation and validate is None and config.loop.criterion == "nll":
+        raise ConfigurationError(
+            "there is no validation data to choose a checkpoint by", where="finetune", cure="give validation examples"
+        )
+    training = encode_pairs(generator, [(e.source, r) for e in examples for r in e.references], config.too_long)
+    if not len(training):
+        raise DataError(
+            "no pair of source and reference is left to train on", where="finetune", cure="give examples with references"
+        )
+    held = encode_pairs(generator, [(e.source, e.references[0]) for e in validation if e.references], "skip")
+    trainee = Supervised("finetune", generator, training, held, config, seed, validate=validate)
+    with surroundings(folder, "finetune", seed, progress, tensorboard) as around:
+        return Loop(trainee, config.total_steps(training, seed), config.loop, config.optimiser, around).run()
+
+
+def encode_pairs(generator: Generator, pairs: Sequence[tuple[str, str]], too_long: Literal["stop", "skip"]) -> Pairs:
+    """The ids of (source, target) texts.
+
+    Raises:
+        DataError: for a text that is too long, with ``too_long="stop"``.
+    """
+    sources, targets = [source for source, _ in pairs], [target for _, target in pairs]
+    if too_long == "stop":
+        return Pairs(generator.encode_sources(sources), generator.encode_targets(targets))
+    end, policy = generator.policy.end_id, generator.policy
+    rows = zip(generator.tokenizer.encode_batch(sources), generator.tokenizer.encode_batch(targets), strict=True)
+    kept = [(s, t) for s, t in rows if len(s) < policy.max_source and len(t) < policy.max_target]
+    return Pairs([[*s, end] for s, _ in kept], [[*t, end] for _, t in kept])
