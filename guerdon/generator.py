@@ -22,8 +22,16 @@ from guerdon.models.load import CONFIG, load_policy, read_config, save_policy
 class Text(Protocol):
     """How texts become ids and ids texts; guerdon's `~guerdon.data.tokenizer.Tokenizer`, or a Hugging Face model's own."""
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, without special ones."""
+    def encode_sources(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each source as the policy reads it, with the special tokens that it expects."""
+        ...
+
+    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each target as the policy writes it, the end token included."""
+        ...
+
+    def encode_prefixes(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of the beginning of each target."""
         ...
 
     def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
@@ -80,7 +88,7 @@ class Generator:
         Raises:
             DataError: for a source of more tokens than the policy takes.
         """
-        return self._encode(texts, self.policy.max_source, "source")
+        return _checked(self.tokenizer.encode_sources(texts), texts, self.policy.max_source, "source")
 
     def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each target, the end token included.
@@ -88,18 +96,7 @@ class Generator:
         Raises:
             DataError: for a target of more tokens than the policy can write.
         """
-        return self._encode(texts, self.policy.max_target, "target")
-
-    def _encode(self, texts: Sequence[str], limit: int, noun: str) -> list[list[int]]:
-        rows = [[*ids, self.policy.end_id] for ids in self.tokenizer.encode_batch(texts)]
-        for number, row in enumerate(rows):
-            if len(row) > limit:
-                raise DataError(
-                    f"has {len(row)} tokens, and the policy takes at most {limit}",
-                    where=f"{noun} {number + 1} ({texts[number][:40]!r}...)",
-                    cure=f"shorten it, leave it out, or train a policy with a larger max_{noun}",
-                )
-        return rows
+        return _checked(self.tokenizer.encode_targets(texts), texts, self.policy.max_target, "target")
 
     # --- decoding
 
@@ -126,7 +123,7 @@ class Generator:
         """
         options = changed(decoding or self.decoding, changes)
         rows = self.encode_sources(sources)
-        forced = None if prefixes is None else self.tokenizer.encode_batch(prefixes)
+        forced = None if prefixes is None else self.tokenizer.encode_prefixes(prefixes)
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         found: dict[int, list[Output]] = {}
         for first in range(0, len(order), options.batch_size):
@@ -180,6 +177,17 @@ class Generator:
         self.tokenizer.save(folder)
         config = {**read_config(folder), "decoding": dataclasses.asdict(self.decoding)}
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _checked(rows: list[list[int]], texts: Sequence[str], limit: int, noun: str) -> list[list[int]]:
+    for number, row in enumerate(rows):
+        if len(row) > limit:
+            raise DataError(
+                f"has {len(row)} tokens, and the policy takes at most {limit}",
+                where=f"{noun} {number + 1} ({texts[number][:40]!r}...)",
+                cure=f"shorten it, leave it out, or train a policy with a larger max_{noun}",
+            )
+    return rows
 
 
 def load(where: str | Path) -> Generator:

@@ -13,7 +13,7 @@ from guerdon.evaluation.evaluate import evaluate_outputs
 from guerdon.evaluation.measures import SystemOutputs, default_metrics
 from guerdon.evaluation.report import write_report
 from guerdon.evaluation.results import Evaluation
-from guerdon.evaluation.verdict import verdict
+from guerdon.evaluation.verdict import Verdict, judge
 from guerdon.metrics.base import MeanMetric
 from guerdon.metrics.slots import SlotPatterns
 from guerdon.pipeline.recipe import Recipe
@@ -37,22 +37,28 @@ class Result:
         folder: the run folder.
         report: the page.
         evaluation: the systems, measured.
-        verdict: plain sentences.
+        verdict: what may be said of the reinforced policy; None without one.
     """
 
     folder: Path
     report: Path
     evaluation: Evaluation
-    verdict: Sequence[str]
+    verdict: Verdict | None
 
     def summary(self) -> Mapping[str, object]:
         """For machines."""
         values = {s.name: {name: found.value for name, found in s.metrics.items()} for s in self.evaluation.systems}
-        return {"folder": str(self.folder), "report": str(self.report), "systems": values, "verdict": list(self.verdict)}
+        return {"folder": str(self.folder), "report": str(self.report), "systems": values, "verdict": list(self.sentences())}
 
     def lines(self) -> Sequence[str]:
         """For a person."""
-        return [*self.verdict, f"report: {self.report}"]
+        return [*self.sentences(), f"report: {self.report}"]
+
+    def sentences(self) -> Sequence[str]:
+        """The verdict in plain sentences."""
+        if self.verdict is None:
+            return []
+        return [self.verdict.headline, *(finding.sentence for finding in self.verdict.findings), *self.verdict.notes]
 
 
 def execute(recipe: Recipe, folder: Path, progress: Progressing) -> Result:
@@ -66,7 +72,7 @@ def execute(recipe: Recipe, folder: Path, progress: Progressing) -> Result:
     evaluation = evaluate(run)
     run.log.timing("run", event="finished", seconds=time.perf_counter() - began)
     run.log.close()
-    return Result(folder, write_report(folder), evaluation, verdict(evaluation))
+    return Result(folder, write_report(folder), evaluation, judge(evaluation))
 
 
 def evaluate(run: Run) -> Evaluation:

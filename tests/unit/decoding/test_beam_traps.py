@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from helpers.beam_twin import Twin
 from helpers.table_policy import END, TablePolicy, log_probs, probability_table, random_table
 
 from guerdon.data.padded import Padded
@@ -100,13 +101,26 @@ def test_the_hypotheses_of_a_source_are_distinct() -> None:
     assert len({one.tokens for one in found}) == 5
 
 
-def test_a_hypothesis_without_continuation_is_dropped() -> None:
-    def table(source, written):
-        return [-math.inf] * 4 if written[:1] == (A,) else [0.0, 2.0, 1.0, -1.0]
+@pytest.mark.parametrize("seed", range(12))
+def test_a_hypothesis_without_continuation_is_dropped(seed: int) -> None:
+    alive = random_table(seed, 3)
+    policy = TablePolicy(lambda source, written: [-math.inf] * 4 if written[-1:] == (A,) else alive(source, written), 3)
+    found = search(policy, limit=4, beam_size=3, returned=3, patience=3.0)
+    expected = Twin(3, patience=3.0).search(policy, (9,), 4)[:3]
+    assert [one.tokens for one in found] == [one[0] for one in expected]
+    assert [one.score for one in found] == pytest.approx([one[2] for one in expected], rel=1e-12)
+    assert all(A not in one.tokens[:-1] for one in found)
 
-    found = search(TablePolicy(table, 3), limit=4, beam_size=3, returned=3)
-    assert found
-    assert all(one.tokens[:1] != (A,) and math.isfinite(one.score) for one in found)
+
+def test_dead_rows_are_fed_sound_tokens() -> None:
+    # two words and a beam of six: most rows are dead at first, and a real policy must not be asked about an ended output
+    alive = random_table(3, 2)
+
+    def table(source, written):
+        assert all(token > END for token in written)
+        return alive(source, written)
+
+    assert len(search(TablePolicy(table, 2), limit=4, beam_size=6, returned=6)) == 6
 
 
 def test_a_source_without_any_output_is_an_error() -> None:

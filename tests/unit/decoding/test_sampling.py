@@ -137,7 +137,7 @@ def test_top_p_keeps_the_token_that_crosses() -> None:
 @settings(max_examples=200, deadline=None)
 @given(
     weights=st.lists(st.sampled_from([0.0, 1e-30, 1e-8, 0.1, 0.25, 1.0]), min_size=1, max_size=9).filter(lambda w: any(w)),
-    uniform=st.floats(0.0, 1.0, exclude_min=True),
+    uniform=st.floats(2.0**-54, 1.0),
 )
 def test_a_draw_inverts_the_cumulative_distribution(weights: list[float], uniform: float) -> None:
     p = torch.tensor([weights]) / sum(weights)
@@ -148,7 +148,7 @@ def test_a_draw_inverts_the_cumulative_distribution(weights: list[float], unifor
     assert token == 0 or uniform * sums[-1] >= sums[token - 1] * (1 - 1e-15)
 
 
-@pytest.mark.parametrize("uniform", [5e-324, 2.0**-53, 0.5, 1.0 - 2.0**-53, 1.0])
+@pytest.mark.parametrize("uniform", [2.0**-54, 2.0**-53, 0.5, 1.0 - 2.0**-53, 1.0])
 def test_no_rounding_draws_a_token_of_probability_zero(uniform: float) -> None:
     generator = torch.Generator().manual_seed(0)
     p = torch.rand(64, 5000, generator=generator)
@@ -243,6 +243,17 @@ def test_a_forced_prefix_is_kept_and_its_log_prob_is_the_policys() -> None:
     torch.testing.assert_close(drawn.log_prob[:2, :2], evaluated[:2, :2])
     assert drawn.log_prob[:2, 2:].tolist() == torch.zeros(2, drawn.log_prob.shape[1] - 2).tolist()  # top-1 is certain
     torch.testing.assert_close(drawn.log_prob[4:, :2], evaluated[4:, :2])
+
+
+def test_a_prefix_may_repeat_what_the_block_forbids() -> None:
+    policy = TablePolicy(random_table(4, 3), 3)
+    sources, prefixes, limits = Padded.from_lists([[3]]), Padded.from_lists([[A, A, A]]), torch.tensor([4])
+    drawn = sample(policy, sources, limits, SamplingOptions(ngram_block=1), keys_of(1), prefixes=prefixes)
+    (best,) = greedy(policy, sources, limits, prefixes, ngram_block=1)
+    expected = [log_probs(policy, (3,), (A,) * i)[A] for i in range(3)]
+    assert drawn.log_prob[0, :3].tolist() == pytest.approx(expected, rel=1e-12)
+    assert best.tokens[:3] == (A, A, A)
+    assert A not in (best.tokens[3:] + tuple(drawn.tokens.to_lists()[0][3:]))
 
 
 @settings(max_examples=30, deadline=None)
