@@ -67,7 +67,7 @@ def learning_charts(run: RunFolder, stage: str) -> list[Chart]:
 
 
 def reward_against_kl(run: RunFolder) -> Chart | None:
-    """The validation reward over the KL paid for it, each run a path from the fine-tuned policy at KL 0."""
+    """The validation reward over the KL paid for it, each run a path away from the fine-tuned policy."""
     series = []
     for stage, (label, style) in _present(run):
         rows = [row for row in run.metrics if row.get("stage") == stage and row.get("kind") == "validation"]

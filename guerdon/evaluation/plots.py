@@ -58,14 +58,14 @@ def line_chart(
 
     Args:
         title: above the chart.
-        series: the lines; those of fewer than two points are left out.
+        series: the lines; one of a single point is drawn only where it has markers.
         x_label: under the axis.
         note: a few words beside the title.
         size: width and height, to which letters are in proportion.
         limits: what y cannot pass, e.g. 0 and 1 for a share; the scale does not either.
     """
-    drawn = [line for line in series if len(line.points) > 1]
-    if not drawn:
+    drawn = [line for line in series if len(line.points) > (0 if line.markers else 1)]
+    if all(len(line.points) < 2 for line in drawn):
         return None
     frame = _Frame.around([point for line in drawn for point in line.points], size, limits)
     parts = [frame.axes(x_label), *(_line(frame, line) for line in drawn)]

@@ -39,6 +39,8 @@ def test_the_highest_value_is_highest_on_the_page():
 def test_nothing_to_draw():
     assert line_chart("t", [], "step") is None
     assert line_chart("t", [Series("a", [(0, 1.0)])], "step") is None
+    assert line_chart("t", [Series("a", [(0, 1.0)], markers=True)], "step") is None
+    assert "dot s1" in line_chart("t", [Series("a", [(0, 1), (1, 1)]), Series("b", [(0, 1)], 1, markers=True)], "step").svg
     assert "s1" not in line_chart("t", [Series("a", [(0, 1), (1, 1)]), Series("b", [(0, 1)], 1)], "step").svg
 
 
