@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,9 +11,7 @@ from torch.nn import functional
 from guerdon.models.attention import CrossAttention, SelfAttention, attend, merge_heads, split_heads
 from guerdon.models.cache import Layout, SelfCache
 from guerdon.models.dropout import Dropout
-
-if TYPE_CHECKING:
-    from guerdon.models.transformer import TransformerOptions
+from guerdon.models.options import TransformerOptions
 
 
 class Memory(NamedTuple):

@@ -14,8 +14,9 @@ from guerdon.data.padded import Padded
 from guerdon.errors import ConfigurationError
 from guerdon.generator import Generator
 from guerdon.objectives.likelihood import label_smoothed_nll
-from guerdon.training.loop import LoopOptions, autocast
+from guerdon.training.loop import autocast
 from guerdon.training.schedule import OptimiserOptions
+from guerdon.training.trainee import LoopOptions
 
 Corruption = Callable[[int, Batch], Batch]
 Validate = Callable[[Generator], Mapping[str, float]]
