@@ -17,6 +17,9 @@ from guerdon.data.tokenizer import Tokenizer
 from guerdon.decoding import BeamOptions, DecodingOptions, Hypothesis, LengthLimit, beam_search, changed, greedy, sample
 from guerdon.errors import CheckpointError, DataError
 from guerdon.models.load import CONFIG, load_policy, read_config, save_policy
+from guerdon.models.transformer import Transformer
+
+DECODING = "decoding.json"
 
 
 class Text(Protocol):
@@ -171,12 +174,15 @@ class Generator:
     # --- folders
 
     def save(self, folder: str | Path) -> None:
-        """Writes ``config.json``, ``model.safetensors`` and ``tokenizer.json``."""
+        """Writes the policy's files, the tokenizer's, and ``decoding.json``."""
         folder = Path(folder)
-        save_policy(self.policy, folder)
+        if isinstance(self.policy, Transformer):
+            save_policy(self.policy, folder)
+        else:
+            self.policy.save(folder)
         self.tokenizer.save(folder)
-        config = {**read_config(folder), "decoding": dataclasses.asdict(self.decoding)}
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(dataclasses.asdict(self.decoding), indent=2) + "\n"
+        (folder / DECODING).write_text(text, encoding="utf-8")
 
 
 def _checked(rows: list[list[int]], texts: Sequence[str], limit: int, noun: str) -> list[list[int]]:
@@ -191,13 +197,21 @@ def _checked(rows: list[list[int]], texts: Sequence[str], limit: int, noun: str)
 
 
 def load(where: str | Path) -> Generator:
-    """Opens a model's folder, or a run's folder (the model of its last stage).
+    """Opens a model's folder, a run's folder (the model of its last stage), or a Hugging Face encoder–decoder by name.
+
+    A folder with the files of a Hugging Face model is one too.
 
     Raises:
         DataError: when there is no model.
         CheckpointError: when it is damaged.
+        CapabilityError: when it is a Hugging Face model that cannot be a policy.
     """
+    name = str(where)
+    if not Path(where).exists() and name.count("/") == 1 and not name.startswith((".", "/")):
+        return _load_huggingface(name, None)
     folder = model_folder(Path(where))
+    if "model_type" in read_config(folder):
+        return _load_huggingface(str(folder), folder)
     policy = load_policy(folder)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocabulary_size != policy.vocabulary_size:
@@ -206,9 +220,27 @@ def load(where: str | Path) -> Generator:
             where=str(folder / "tokenizer.json"),
             cure="restore the tokenizer that the model was trained with",
         )
-    stored = read_config(folder).get("decoding", {})
-    limit = LengthLimit(**stored.pop("limit", {}))
-    return Generator(policy, tokenizer, DecodingOptions(limit=limit, **stored))
+    return Generator(policy, tokenizer, _decoding(folder))
+
+
+def _load_huggingface(name: str, folder: Path | None) -> Generator:
+    from guerdon.models.huggingface import HuggingFacePolicy
+    from guerdon.models.huggingface_text import HuggingFaceTokenizer
+
+    policy = HuggingFacePolicy.from_pretrained(name)
+    return Generator(policy.eval(), HuggingFaceTokenizer.from_pretrained(name, policy), _decoding(folder))
+
+
+def _decoding(folder: Path | None) -> DecodingOptions:
+    """The options stored with a model; the defaults where there are none."""
+    path = None if folder is None else folder / DECODING
+    if path is None or not path.is_file():
+        return DecodingOptions()
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return DecodingOptions(limit=LengthLimit(**stored.pop("limit")), **stored)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"is damaged ({error})", where=str(path), cure="remove it to use the defaults") from error
 
 
 def model_folder(folder: Path) -> Path:

@@ -49,7 +49,7 @@ class FunctionReward(Reward):
         self._spec, self._folder = function if isinstance(function, str) else None, folder
         self._function = load_function(function, folder) if isinstance(function, str) else function
         self.needs_references = needs_references
-        self.name = name or getattr(self._function, "__name__", type(self._function).__name__)
+        self.name = name or str(getattr(self._function, "__name__", type(self._function).__name__))
         if not callable(self._function):
             raise ConfigurationError(
                 f"{self._function!r} cannot be called",

@@ -94,7 +94,8 @@ class RequiredContent(Reward):
     It applies to the sources that require something. An empty output misses everything: 0.
 
     >>> reward = RequiredContent(field="required")
-    >>> reward(["x", "x"], ["A pub in Café Rouge", ""], meta=[{"required": ["cafe rouge", "cheap"]}, {"required": ["pub"]}]).tolist()
+    >>> required = [{"required": ["cafe rouge", "cheap"]}, {"required": ["pub"]}]
+    >>> reward(["x", "x"], ["A pub in Café Rouge", ""], meta=required).tolist()
     [0.5, 0.0]
     >>> reward = RequiredContent({"name": {}, "kind": {"pub": ["pubs?", "tavern"]}})
     >>> reward(["name[Zizzi], kind[pub]"] * 2, ["Zizzi is a tavern", "Zizzi"]).tolist()
