@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from guerdon.data.records import FieldMap
-from guerdon.decoding import DecodingOptions
+from guerdon.decoding import DecodingOptions, SamplingOptions
 from guerdon.errors import ConfigurationError, DataError
 from guerdon.models.options import TransformerOptions
 from guerdon.stages.finetune import FinetuneConfig
@@ -119,12 +119,15 @@ class ControlsSection:
         run: any of shuffled, constant (runs that differ only in the reward), best_of_n, mbr (choices among samples of
             the fine-tuned policy).
         samples: how many samples best_of_n and mbr choose from.
+        temperature: of those samples. Label smoothing flattens a policy: at 1 its samples are worse than it knows.
     """
 
     run: Sequence[Control] = ("shuffled", "constant", "best_of_n", "mbr")
     samples: int = 16
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        SamplingOptions(temperature=self.temperature)
         if self.samples < 2:
             raise ConfigurationError("there is nothing to choose from", where="controls.samples", cure="give at least 2")
 
