@@ -44,6 +44,7 @@ class Watch:
         tokens = rollout.samples.tokens
         return {
             **reward_means(judgement),
+            "advantage_mean": float(trained.mean()) if len(trained) else 0.0,
             "advantage_std": float(trained.std(correction=0)) if len(trained) else 0.0,
             "kl": float(divergence.double().mean()),
             "length": float(tokens.lengths.double().mean()),

@@ -95,7 +95,7 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     broken.write_text("- 1", encoding="utf-8")
     with pytest.raises(DataError, match="not a mapping"):
         read_recipe(broken)
-    with pytest.raises(ConfigurationError, match="section.option=value"):
+    with pytest.raises(ConfigurationError, match=r"section\.option=value"):
         read_recipe(written(tmp_path), ["nonsense"])
 
 
