@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from guerdon.generator import Generator, Output, load
     from guerdon.stages.finetune import FinetuneConfig, finetune
     from guerdon.stages.pretrain import PretrainConfig, pretrain
-    from guerdon.stages.reinforce import ReinforceConfig, reinforce
+    from guerdon.stages.reinforce import reinforce
+    from guerdon.training.reinforcement import ReinforceConfig
 
 __version__ = "0.1.0"
 
@@ -69,7 +70,7 @@ _HOMES = {
     "Generator": "guerdon.generator",
     "Output": "guerdon.generator",
     "PretrainConfig": "guerdon.stages.pretrain",
-    "ReinforceConfig": "guerdon.stages.reinforce",
+    "ReinforceConfig": "guerdon.training.reinforcement",
     "Tokenizer": "guerdon.data.tokenizer",
     "finetune": "guerdon.stages.finetune",
     "load": "guerdon.generator",

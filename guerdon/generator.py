@@ -5,28 +5,36 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from guerdon.data.draws import row_keys
 from guerdon.data.padded import Padded
 from guerdon.data.tokenizer import Tokenizer
-from guerdon.decoding import BeamOptions, Hypothesis, LengthLimit, SamplingOptions, beam_search, greedy, sample
-from guerdon.errors import CheckpointError, ConfigurationError, DataError
+from guerdon.decoding import BeamOptions, DecodingOptions, Hypothesis, LengthLimit, beam_search, changed, greedy, sample
+from guerdon.errors import CheckpointError, DataError
 from guerdon.models.load import CONFIG, load_policy, read_config, save_policy
+from guerdon.models.transformer import Transformer
 
-_BEAM = {option.name for option in dataclasses.fields(BeamOptions)} - {"returned", "ngram_block"}
-_SAMPLING = {option.name for option in dataclasses.fields(SamplingOptions)} - {"ngram_block"}
+DECODING = "decoding.json"
 
 
 class Text(Protocol):
     """How texts become ids and ids texts; guerdon's `~guerdon.data.tokenizer.Tokenizer`, or a Hugging Face model's own."""
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, without special ones."""
+    def encode_sources(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each source as the policy reads it, with the special tokens that it expects."""
+        ...
+
+    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each target as the policy writes it, the end token included."""
+        ...
+
+    def encode_prefixes(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of the beginning of each target."""
         ...
 
     def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
@@ -36,69 +44,6 @@ class Text(Protocol):
     def save(self, folder: Path) -> None:
         """Writes it into a model's folder."""
         ...
-
-
-@dataclass(frozen=True)
-class DecodingOptions:
-    """How outputs are written. Options of another method than the chosen one are refused.
-
-    Attributes:
-        method: greedy, sample, or beam.
-        returned: outputs per source: beams (best first) or samples.
-        ngram_block: no output repeats an n-gram of this size; 0 allows it.
-        limit: the longest output.
-        seed: of the samples.
-        batch_size: sources decoded together; changes speed and memory only.
-        beam_size, length_penalty, length_normalisation, patience: see `guerdon.decoding.BeamOptions`; for beam only.
-        temperature, top_k, top_p, min_p: see `guerdon.decoding.SamplingOptions`; for sample only.
-    """
-
-    method: Literal["greedy", "sample", "beam"] = "beam"
-    returned: int = 1
-    ngram_block: int = 0
-    limit: LengthLimit = field(default_factory=LengthLimit)
-    seed: int = 0
-    batch_size: int = 64
-    beam_size: int | None = None
-    length_penalty: float | None = None
-    length_normalisation: Literal["power", "gnmt"] | None = None
-    patience: float | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.method not in ("greedy", "sample", "beam"):
-            raise ConfigurationError(
-                f"there is no method {self.method!r}", where="decoding.method", cure="greedy, sample or beam"
-            )
-        for names, method in ((_BEAM, "beam"), (_SAMPLING, "sample")):
-            given = sorted(name for name in names if getattr(self, name) is not None)
-            if given and self.method != method:
-                raise ConfigurationError(
-                    f"{given[0]} belongs to the method {method!r}, and the method is {self.method!r}",
-                    where=f"decoding.{given[0]}",
-                    cure="leave it out, or change decoding.method",
-                )
-        if self.returned < 1 or self.batch_size < 1 or (self.method == "greedy" and self.returned != 1):
-            raise ConfigurationError(
-                f"{self.returned} outputs in batches of {self.batch_size} cannot be returned by {self.method}",
-                where="decoding.returned",
-                cure="give at least 1, and exactly 1 for greedy",
-            )
-        self.search()
-
-    def search(self) -> BeamOptions | SamplingOptions | None:
-        """The options of the search itself, checked; None for greedy."""
-        if self.method == "beam":
-            return BeamOptions(returned=self.returned, ngram_block=self.ngram_block, **self._given(_BEAM))
-        if self.method == "sample":
-            return SamplingOptions(ngram_block=self.ngram_block, **self._given(_SAMPLING))
-        return None
-
-    def _given(self, names: set[str]) -> dict[str, Any]:
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True)
@@ -146,7 +91,7 @@ class Generator:
         Raises:
             DataError: for a source of more tokens than the policy takes.
         """
-        return self._encode(texts, self.policy.max_source, "source")
+        return _checked(self.tokenizer.encode_sources(texts), texts, self.policy.max_source, "source")
 
     def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each target, the end token included.
@@ -154,18 +99,7 @@ class Generator:
         Raises:
             DataError: for a target of more tokens than the policy can write.
         """
-        return self._encode(texts, self.policy.max_target, "target")
-
-    def _encode(self, texts: Sequence[str], limit: int, noun: str) -> list[list[int]]:
-        rows = [[*ids, self.policy.end_id] for ids in self.tokenizer.encode_batch(texts)]
-        for number, row in enumerate(rows):
-            if len(row) > limit:
-                raise DataError(
-                    f"has {len(row)} tokens, and the policy takes at most {limit}",
-                    where=f"{noun} {number + 1} ({texts[number][:40]!r}...)",
-                    cure=f"shorten it, leave it out, or train a policy with a larger max_{noun}",
-                )
-        return rows
+        return _checked(self.tokenizer.encode_targets(texts), texts, self.policy.max_target, "target")
 
     # --- decoding
 
@@ -192,7 +126,7 @@ class Generator:
         """
         options = changed(decoding or self.decoding, changes)
         rows = self.encode_sources(sources)
-        forced = None if prefixes is None else self.tokenizer.encode_batch(prefixes)
+        forced = None if prefixes is None else self.tokenizer.encode_prefixes(prefixes)
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         found: dict[int, list[Output]] = {}
         for first in range(0, len(order), options.batch_size):
@@ -240,44 +174,44 @@ class Generator:
     # --- folders
 
     def save(self, folder: str | Path) -> None:
-        """Writes ``config.json``, ``model.safetensors`` and ``tokenizer.json``."""
+        """Writes the policy's files, the tokenizer's, and ``decoding.json``."""
         folder = Path(folder)
-        save_policy(self.policy, folder)
+        if isinstance(self.policy, Transformer):
+            save_policy(self.policy, folder)
+        else:
+            self.policy.save(folder)
         self.tokenizer.save(folder)
-        config = {**read_config(folder), "decoding": dataclasses.asdict(self.decoding)}
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(dataclasses.asdict(self.decoding), indent=2) + "\n"
+        (folder / DECODING).write_text(text, encoding="utf-8")
 
 
-def changed(options: DecodingOptions, changes: dict[str, Any]) -> DecodingOptions:
-    """The options with ``changes``; another method keeps only what all methods share.
-
-    Raises:
-        ConfigurationError: for an unknown option, or options that cannot be.
-    """
-    names = {option.name for option in dataclasses.fields(DecodingOptions)}
-    for name in changes.keys() - names:
-        raise ConfigurationError(
-            "there is no such option", where=f"decoding.{name}", cure=f"options: {', '.join(sorted(names))}"
-        )
-    if changes.get("method", options.method) != options.method:
-        kept = {
-            "limit": options.limit,
-            "batch_size": options.batch_size,
-            "seed": options.seed,
-            "ngram_block": options.ngram_block,
-        }
-        return DecodingOptions(**{**kept, **changes})
-    return dataclasses.replace(options, **changes)
+def _checked(rows: list[list[int]], texts: Sequence[str], limit: int, noun: str) -> list[list[int]]:
+    for number, row in enumerate(rows):
+        if len(row) > limit:
+            raise DataError(
+                f"has {len(row)} tokens, and the policy takes at most {limit}",
+                where=f"{noun} {number + 1} ({texts[number][:40]!r}...)",
+                cure=f"shorten it, leave it out, or train a policy with a larger max_{noun}",
+            )
+    return rows
 
 
 def load(where: str | Path) -> Generator:
-    """Opens a model's folder, or a run's folder (the model of its last stage).
+    """Opens a model's folder, a run's folder (the model of its last stage), or a Hugging Face encoder–decoder by name.
+
+    A folder with the files of a Hugging Face model is one too.
 
     Raises:
         DataError: when there is no model.
         CheckpointError: when it is damaged.
+        CapabilityError: when it is a Hugging Face model that cannot be a policy.
     """
+    name = str(where)
+    if not Path(where).exists() and name.count("/") == 1 and not name.startswith((".", "/")):
+        return _load_huggingface(name, None)
     folder = model_folder(Path(where))
+    if "model_type" in read_config(folder):
+        return _load_huggingface(str(folder), folder)
     policy = load_policy(folder)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocabulary_size != policy.vocabulary_size:
@@ -286,9 +220,27 @@ def load(where: str | Path) -> Generator:
             where=str(folder / "tokenizer.json"),
             cure="restore the tokenizer that the model was trained with",
         )
-    stored = read_config(folder).get("decoding", {})
-    limit = LengthLimit(**stored.pop("limit", {}))
-    return Generator(policy, tokenizer, DecodingOptions(limit=limit, **stored))
+    return Generator(policy, tokenizer, _decoding(folder))
+
+
+def _load_huggingface(name: str, folder: Path | None) -> Generator:
+    from guerdon.models.huggingface import HuggingFacePolicy
+    from guerdon.models.huggingface_text import HuggingFaceTokenizer
+
+    policy = HuggingFacePolicy.from_pretrained(name)
+    return Generator(policy.eval(), HuggingFaceTokenizer.from_pretrained(name, policy), _decoding(folder))
+
+
+def _decoding(folder: Path | None) -> DecodingOptions:
+    """The options stored with a model; the defaults where there are none."""
+    path = None if folder is None else folder / DECODING
+    if path is None or not path.is_file():
+        return DecodingOptions()
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return DecodingOptions(limit=LengthLimit(**stored.pop("limit")), **stored)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"is damaged ({error})", where=str(path), cure="remove it to use the defaults") from error
 
 
 def model_folder(folder: Path) -> Path:

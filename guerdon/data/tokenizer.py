@@ -122,6 +122,18 @@ class Tokenizer:
             encoding.ids for encoding in self._backend.encode_batch_fast(list(_checked(texts, True)), add_special_tokens=False)
         ]
 
+    def encode_sources(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each source as a policy reads it, the end token included; raises as `encode`."""
+        return [[*ids, self.end_id] for ids in self.encode_batch(texts)]
+
+    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each target as a policy writes it, the end token included; raises as `encode`."""
+        return self.encode_sources(texts)
+
+    def encode_prefixes(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of the beginning of each target; raises as `encode`."""
+        return self.encode_batch(texts)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; special ids are left out, and bytes that are no UTF-8 become U+FFFD.
 

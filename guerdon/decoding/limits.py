@@ -12,7 +12,7 @@ from guerdon.data.padded import Padded
 from guerdon.errors import ConfigurationError
 from guerdon.models.policy import Policy
 
-_ROUNDING = 1e-9  # 1.1 * 10 is 11.000000000000002 in binary, and must not become 12
+_ROUNDING = 1e-9  # 1.1 * 50 is 55.00000000000001 in binary, and must not become 56
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ def minimum_bayes_risk(
     """The index of each source's candidate of largest expected utility; of equal ones the first.
 
     The expectation is over all the other candidates of the source as references (Eikema & Aziz 2022, "Sampling-based
-    approximations to minimum Bayes risk decoding for neural machine translation", their N-by-N): a text drawn m times counts m times, but its utilities are
-    computed once. All pairs of a source are judged in one call.
+    approximations to minimum Bayes risk decoding for neural machine translation", their N-by-N): a text drawn m times counts
+    m times, but its utilities are computed once. All pairs of a source are judged in one call.
 
     Args:
         candidates: the outputs of each source, usually samples.

@@ -161,11 +161,10 @@ class _MostProbable:
 
     def choose(self, logits: Tensor, book: _Book, position: int) -> tuple[Tensor, Tensor]:
         log_prob = torch.log_softmax(logits, -1)
-        scores = log_prob
         if self.ngram_block:
-            scores = block_ngrams(log_prob.clone(), book.written(position), self.ngram_block)
-        tokens = scores.argmax(-1)
-        return tokens, log_prob.gather(1, tokens[:, None])[:, 0]
+            log_prob = block_ngrams(log_prob, book.written(position), self.ngram_block)
+        best = log_prob.max(-1)
+        return best.indices, best.values
 
 
 def filter_logits(logits: Tensor, options: SamplingOptions) -> Tensor:
@@ -190,16 +189,14 @@ def _outside_nucleus(logits: Tensor, top_p: float) -> Tensor:
 
 
 def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """The first token whose cumulative probability exceeds the uniform number: int64 [r], from [r, v] and [r] in (0, 1).
+    """The first token whose cumulative probability reaches the uniform number: int64 [r], from [r, v] and [r] in (0, 1].
 
-    The sum is taken in float64, and the number is scaled by the row's own total and kept below it: the token found raised
-    the sum, so that one of probability 0 is never drawn, whatever the rounding.
+    The sum is taken in float64, and the number is scaled by the row's own total, which it cannot exceed: the token found
+    raised the sum, so that one of probability 0 is never drawn, whatever the rounding.
     """
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
-    total = cumulative[:, -1:]
-    target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    index = torch.searchsorted(cumulative, target, right=True)[:, 0]
-    return index.clamp(max=probabilities.shape[-1] - 1)  # out of range only in a row of nan, which `_Book.close` reports
+    tokens = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:])[:, 0]
+    return tokens.clamp(max=probabilities.shape[-1] - 1)  # out of range only in a row of nan, which `_Book.close` reports
 
 
 class _Book:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from guerdon.models.attention import CrossAttention, SelfAttention, attend, merge_heads, split_heads
 from guerdon.models.cache import Layout, SelfCache
-
-if TYPE_CHECKING:
-    from guerdon.models.transformer import TransformerOptions
+from guerdon.models.dropout import Dropout
+from guerdon.models.options import TransformerOptions
 
 
 class Memory(NamedTuple):
@@ -21,6 +20,10 @@ class Memory(NamedTuple):
     key: Tensor
     value: Tensor
     mask: Tensor | None
+
+    def select(self, rows: Tensor) -> Memory:
+        """That of the sources named, int64 [b]."""
+        return Memory(self.key[rows], self.value[rows], None if self.mask is None else self.mask[rows])
 
 
 class FeedForward(nn.Module):
@@ -32,7 +35,6 @@ class FeedForward(nn.Module):
         self.activation = functional.gelu if options.activation == "gelu" else functional.relu
         self.project_in = nn.Linear(options.width, options.feed_forward * (2 if self.gated else 1))
         self.project_out = nn.Linear(options.feed_forward, options.width)
-        self.dropout = nn.Dropout(options.dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[b, length, m] to [b, length, m]."""
@@ -42,7 +44,7 @@ class FeedForward(nn.Module):
             inner = functional.silu(gate) * value
         else:
             inner = self.activation(inner)
-        return self.project_out(self.dropout(inner))
+        return self.project_out(inner)
 
 
 class Residual(nn.Module):
@@ -52,7 +54,7 @@ class Residual(nn.Module):
         super().__init__()
         self.pre = options.norm == "pre"
         self.norm = nn.LayerNorm(options.width)
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout)
 
     def forward(self, hidden: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """The sum around ``sublayer``, [b, length, m]."""

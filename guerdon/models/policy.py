@@ -81,15 +81,24 @@ class Policy(Protocol):
         """Feeds one token a row (int64 [rows]) and returns the next token's logits, float [rows, vocabulary]."""
         ...
 
-    def logits(self, sources: Padded, targets: Padded) -> Tensor:
+    def logits(self, sources: Padded, targets: Padded, rows: Tensor | None = None) -> Tensor:
         """Teacher forcing: the logits of the target positions that count, [tokens, vocabulary]; disallowed tokens -inf.
 
         The rows are those of ``targets.mask``, row by row, so that nothing is spent on padding.
         ``targets`` are outputs as trained on: without the start token, the end token included where the output ended.
+        ``rows`` (int64 [batch]) names the source of each target, so that a source with several targets is encoded once;
+        without it there is one source for each target.
         """
         ...
 
-    def evaluate(self, sources: Padded, targets: Padded, anchor: Policy | None = None, temperature: float = 1.0) -> Evaluation:
+    def evaluate(
+        self,
+        sources: Padded,
+        targets: Padded,
+        anchor: Policy | None = None,
+        temperature: float = 1.0,
+        rows: Tensor | None = None,
+    ) -> Evaluation:
         """Scores ``targets`` with the distribution that sampling at this temperature draws from (the anchor's too)."""
         ...
 

@@ -7,76 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from guerdon.data.padded import Padded
-from guerdon.errors import ConfigurationError
 from guerdon.models.attention import rotations, sinusoids
 from guerdon.models.cache import DecoderState, Layout, SelfCache
+from guerdon.models.dropout import Dropout
 from guerdon.models.evaluation import evaluate_logits
 from guerdon.models.layers import DecoderLayer, EncoderLayer, Memory
+from guerdon.models.options import END_ID, MASK_ID, PAD_ID, START_ID, TransformerOptions
 from guerdon.models.policy import Evaluation, Policy
-
-PAD_ID, START_ID, END_ID, MASK_ID = 0, 1, 2, 3
-
-
-@dataclass(frozen=True)
-class TransformerOptions:
-    """The dimensions and the kind of a `Transformer`.
-
-    Attributes:
-        vocabulary_size: tokens, the special ones included.
-        width: of the model (d_model).
-        heads: of each attention.
-        encoder_layers, decoder_layers: how many of each.
-        feed_forward: inner width of the feed-forward network (each of the two gates' for ``swiglu``).
-        dropout: after the embedding, each sub-layer and inside the feed-forward network.
-        positions: sinusoidal (Vaswani 2017), rotary (Su 2021; self-attention only) or learned.
-        norm: layer norm before (pre) or after (post) each sub-layer's residual sum.
-        activation: of the feed-forward network; swiglu is that of Shazeer 2020.
-        tied_embeddings: one matrix for source, target and output tokens.
-        max_source, max_target: longest source and target in tokens, end token included.
-    """
-
-    vocabulary_size: int
-    width: int = 256
-    heads: int = 4
-    encoder_layers: int = 3
-    decoder_layers: int = 3
-    feed_forward: int = 1024
-    dropout: float = 0.1
-    positions: Literal["sinusoidal", "rotary", "learned"] = "sinusoidal"
-    norm: Literal["pre", "post"] = "pre"
-    activation: Literal["relu", "gelu", "swiglu"] = "relu"
-    tied_embeddings: bool = True
-    max_source: int = 512
-    max_target: int = 256
-
-    def __post_init__(self) -> None:
-        for name in ("width", "heads", "encoder_layers", "decoder_layers", "feed_forward", "max_source", "max_target"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{getattr(self, name)} is not a size", where=f"model.{name}", cure="give at least 1")
-        if self.vocabulary_size <= MASK_ID + 1:
-            raise ConfigurationError(
-                f"a vocabulary of {self.vocabulary_size} has no room for words", where="model.vocabulary_size", cure="give more"
-            )
-        if self.width % self.heads:
-            raise ConfigurationError(
-                f"a width of {self.width} cannot be cut into {self.heads} heads", where="model.heads", cure="choose a divisor"
-            )
-        if self.positions == "rotary" and (self.width // self.heads) % 2:
-            raise ConfigurationError(
-                f"rotary positions turn pairs of columns, and a head has {self.width // self.heads}",
-                where="model.heads",
-                cure="choose heads of an even width",
-            )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigurationError(f"{self.dropout} is not a share", where="model.dropout", cure="give 0 or more, below 1")
 
 
 class Transformer(nn.Module):
@@ -103,7 +47,7 @@ class Transformer(nn.Module):
         self.decoder = nn.ModuleList([DecoderLayer(options) for _ in range(options.decoder_layers)])
         final = nn.LayerNorm if options.norm == "pre" else nn.Identity
         self.encoder_norm, self.decoder_norm = final(options.width), final(options.width)
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout)
         allowed = torch.ones(options.vocabulary_size, dtype=torch.bool)
         allowed[[PAD_ID, START_ID, MASK_ID]] = False
         self.register_buffer("allowed", allowed, persistent=False)
@@ -142,29 +86,37 @@ class Transformer(nn.Module):
             hidden = layer(hidden, mask, rotation)
         return self.encoder_norm(hidden), mask
 
-    def decode(self, memory: Tensor, mask: Tensor | None, targets: Padded) -> Tensor:
-        """Teacher forcing: the hidden state that predicts each target token, [b, t, m]."""
+    def decode(self, memory: Tensor, mask: Tensor | None, targets: Padded, rows: Tensor | None = None) -> Tensor:
+        """Teacher forcing: the hidden state that predicts each target token, [b, t, m]; ``rows`` as in `logits`."""
         start = targets.ids.new_full((len(targets), 1), self.start_id)
         inputs = torch.cat([start, targets.ids[:, :-1]], dim=1)
         hidden = self._embed(inputs, self._target_embedding, "target_positions")
         rotation = self._rotation(0, inputs.shape[1])
         for layer in self._decoder_layers:
-            hidden = layer(hidden, Memory(*layer.cross.keys_values(memory), mask), rotation)
+            of_source = Memory(*layer.cross.keys_values(memory), mask)
+            hidden = layer(hidden, of_source if rows is None else of_source.select(rows), rotation)
         return self.decoder_norm(hidden)
 
     def forward(self, sources: Padded, targets: Padded) -> Tensor:
         """The logits of every target position, [b, t, v]; disallowed tokens -inf."""
         return self._project(self.decode(*self.encode(sources), targets))
 
-    def logits(self, sources: Padded, targets: Padded) -> Tensor:
-        """The logits of the target positions that count, row by row: [tokens, v]; disallowed tokens -inf."""
-        return self._project(self.decode(*self.encode(sources), targets)[targets.mask])
+    def logits(self, sources: Padded, targets: Padded, rows: Tensor | None = None) -> Tensor:
+        """See `guerdon.models.policy.Policy.logits`."""
+        return self._project(self.decode(*self.encode(sources), targets, rows)[targets.mask])
 
-    def evaluate(self, sources: Padded, targets: Padded, anchor: Policy | None = None, temperature: float = 1.0) -> Evaluation:
+    def evaluate(
+        self,
+        sources: Padded,
+        targets: Padded,
+        anchor: Policy | None = None,
+        temperature: float = 1.0,
+        rows: Tensor | None = None,
+    ) -> Evaluation:
         """See `guerdon.models.policy.Policy.evaluate`."""
         with torch.no_grad():
-            anchor_logits = None if anchor is None else anchor.logits(sources, targets)
-        return evaluate_logits(self.logits(sources, targets), anchor_logits, targets, temperature)
+            anchor_logits = None if anchor is None else anchor.logits(sources, targets, rows)
+        return evaluate_logits(self.logits(sources, targets, rows), anchor_logits, targets, temperature)
 
     # --- one position at a time
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,15 @@ from guerdon.data.files import write_jsonl
 from guerdon.data.lines import Row, place
 from guerdon.data.records import FieldMap, read_examples
 from guerdon.data.rows import read_rows
+from guerdon.decoding import changed
 from guerdon.errors import ConfigurationError, DataError
-from guerdon.generator import changed, load
+from guerdon.evaluation.evaluate import evaluate_outputs
+from guerdon.evaluation.measures import SystemOutputs, default_metrics
+from guerdon.evaluation.results import Evaluation
+from guerdon.generator import load
+from guerdon.metrics.base import MeanMetric
+from guerdon.metrics.significance import Interval
+from guerdon.metrics.slots import SlotPatterns, slot_errors
 from guerdon.pipeline.recipe import read_recipe
 from guerdon.pipeline.run import reward_context
 from guerdon.rewards.base import Judged, Judgement, Reward
@@ -78,6 +85,70 @@ class Scored:
         rows = list(read_rows(path))
         outputs = [_outputs(row, path) for row in rows]
         return cls([row.fields for row in rows], outputs, [e.source for e in examples], [e.references for e in examples])
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One or two files of outputs, measured."""
+
+    evaluation: Evaluation
+
+    def plain(self) -> dict[str, Any]:
+        """For machines."""
+        return asdict(self.evaluation)
+
+    def systems_table(self) -> tuple[list[str], list[list[str]]]:
+        """Columns and rows: a measure a row, a system a column."""
+        systems = self.evaluation.systems
+        rows = [[measure.label, *(_interval(s.metrics[measure.name]) for s in systems)] for measure in self.evaluation.measures]
+        return ["measure", *(system.label for system in systems)], rows
+
+    def comparisons_table(self) -> tuple[list[str], list[list[str]]]:
+        """Columns and rows: a measure a row, its paired difference."""
+        labels = {measure.name: measure.label for measure in self.evaluation.measures}
+        rows = [
+            [labels[c.metric], f"{c.difference:+.3f}", f"[{c.low:+.3f}, {c.high:+.3f}]", f"{c.p:.3f}"]
+            for c in self.evaluation.comparisons
+        ]
+        return ["measure", "difference", "95% interval", "p"], rows
+
+
+def evaluate_files(
+    outputs: Path, against: Path | None, references: str, lowercase: bool, slots: Path | None, resamples: int
+) -> Compared:
+    """Measures the first output of every record, and its paired difference to another file's for the same sources.
+
+    Raises:
+        DataError: for records that cannot be used, or files of other sources.
+    """
+    files = [outputs, *([against] if against is not None else [])]
+    read = [Scored.read(path, references) for path in files]
+    if len({tuple(scored.sources) for scored in read}) > 1:
+        raise DataError(
+            "holds other sources", where=str(against), cure="compare outputs for the same sources in the same order"
+        )
+    patterns = None if slots is None else SlotPatterns.from_file(slots)
+    systems = []
+    for path, scored in reversed(list(zip(files, read, strict=True))):  # the first system is the baseline
+        texts = [found[0] for found in scored.outputs]
+        checks = [] if patterns is None else slot_errors(patterns, scored.sources, texts)
+        numbers = {"slot_errors": [float(check.errors) for check in checks]} if patterns is not None else {}
+        systems.append(SystemOutputs(str(path), str(path), texts, numbers=numbers))
+    errors = MeanMetric("slot_errors", label="slot errors per output", higher_is_better=False)
+    return Compared(
+        evaluate_outputs(
+            systems,
+            read[0].references if any(read[0].references) else None,
+            metrics=default_metrics(lowercase),
+            numbers=[] if patterns is None else [errors],
+            data=str(outputs),
+            resamples=resamples,
+        )
+    )
+
+
+def _interval(found: Interval) -> str:
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 def score_file(

@@ -14,14 +14,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from guerdon.data.records import FieldMap
+from guerdon.decoding import DecodingOptions
 from guerdon.errors import ConfigurationError, DataError
-from guerdon.generator import DecodingOptions
-from guerdon.models.transformer import TransformerOptions
+from guerdon.models.options import TransformerOptions
 from guerdon.stages.finetune import FinetuneConfig
 from guerdon.stages.pretrain import PretrainConfig
-from guerdon.stages.reinforce import ReinforceConfig
+from guerdon.training.reinforcement import ReinforceConfig
 
-CONTROLS = ("shuffled", "constant", "best_of_n", "mbr")
+Control = Literal["shuffled", "constant", "best_of_n", "mbr"]
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class ControlsSection:
         samples: how many samples best_of_n and mbr choose from.
     """
 
-    run: Sequence[Literal["shuffled", "constant", "best_of_n", "mbr"]] = CONTROLS
+    run: Sequence[Control] = ("shuffled", "constant", "best_of_n", "mbr")
     samples: int = 16
 
     def __post_init__(self) -> None:

@@ -18,8 +18,9 @@ from guerdon.data.draws import key
 from guerdon.data.files import write_jsonl
 from guerdon.data.records import Example, Records, read_examples, read_texts
 from guerdon.data.tokenizer import Tokenizer
+from guerdon.decoding import DecodingOptions
 from guerdon.errors import CheckpointError, ConfigurationError, DataError
-from guerdon.generator import DecodingOptions, Generator, load
+from guerdon.generator import Generator, load
 from guerdon.metrics.bleu import Bleu
 from guerdon.metrics.chrf import Chrf
 from guerdon.models.transformer import Transformer
@@ -29,13 +30,14 @@ from guerdon.rewards.base import Reward
 from guerdon.rewards.build import RewardContext, build_reward
 from guerdon.stages.finetune import finetune
 from guerdon.stages.pretrain import pretrain
-from guerdon.stages.reinforce import Control, reinforce
+from guerdon.stages.reinforce import reinforce
 from guerdon.training.checkpoint import sha256, sync
 from guerdon.training.loop import Outcome
 from guerdon.training.progress import Progressing
+from guerdon.training.reinforcement import Control
 from guerdon.training.runlog import RunLog, writing
 
-DONE = "done.json"
+DONE, BEGUN = "done.json", "begun.json"
 _TOKENIZER = ("data", "tokenizer")
 _DEPENDS = {
     "tokenizer": _TOKENIZER,
@@ -200,6 +202,7 @@ class Run:
     def _stage(self, name: str, before: Callable[[], Generator], train: Callable[[Generator], Outcome]) -> Generator:
         if not self.finished(name):
             generator = before()
+            self._check_begun(name)
             began = time.perf_counter()
             outcome = train(generator)
             self.log.timing(name, event="finished", seconds=time.perf_counter() - began)
@@ -240,18 +243,30 @@ class Run:
 
     def _check_same(self, stage: str) -> None:
         for path in [self.folder / stage / DONE, *self.folder.glob(f"{stage}-*/{DONE}")]:
-            if not path.is_file():
-                continue
-            try:
-                stored = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise CheckpointError(f"is damaged ({error})", where=str(path), cure="remove the stage's folder") from error
-            if stored != self._fingerprint(stage):
-                raise CheckpointError(
-                    "was made with other options or other data than the recipe now has",
-                    where=str(path.parent),
-                    cure="choose another run folder (--folder), or remove that one",
-                )
+            if path.is_file():
+                self._check_fingerprint(stage, path)
+
+    def _check_begun(self, stage: str) -> None:
+        """Checkpoints are only resumed by the recipe that began them."""
+        name = f"checkpoints/{stage}/{BEGUN}"
+        if (self.folder / name).is_file():
+            self._check_fingerprint(stage, self.folder / name)
+        else:
+            with writing(self.folder):
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            self.write(name, json.dumps({"fingerprint": self._fingerprint(stage)}) + "\n")
+
+    def _check_fingerprint(self, stage: str, path: Path) -> None:
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"is damaged ({error})", where=str(path), cure=f"remove {path.parent}") from error
+        if stored != self._fingerprint(stage):
+            raise CheckpointError(
+                "was made with other options or other data than the recipe now has",
+                where=str(path.parent),
+                cure="choose another run folder (--folder), or remove that one",
+            )
 
 
 def reward_context(recipe: Recipe) -> RewardContext:

@@ -158,16 +158,16 @@ def _references(draw: _Draw, slots: Slots, noise: float) -> tuple[Written, ...]:
 
 def _reference(draw: _Draw, slots: Slots, noise: float) -> Written:
     if not draw.chance(noise):
-        return Written(write(draw, slots))
+        return Written(_write(draw, slots))
     said, unsaid = [slot for slot in _OPTIONAL if slot in slots], [slot for slot in _OPTIONAL if slot not in slots]
     if draw.chance(0.5):
         omitted = draw.among(said)
-        return Written(write(draw, {slot: value for slot, value in slots.items() if slot != omitted}), omitted=omitted)
+        return Written(_write(draw, {slot: value for slot, value in slots.items() if slot != omitted}), omitted=omitted)
     added = draw.among(unsaid)
-    return Written(write(draw, {**slots, added: draw.among(_VALUES[added])}), added=added)
+    return Written(_write(draw, {**slots, added: draw.among(_VALUES[added])}), added=added)
 
 
-def write(draw: _Draw, slots: Slots) -> str:
+def _write(draw: _Draw, slots: Slots) -> str:
     """One announcement that says every slot once."""
     said_aside, clauses = _asides(draw, slots)
     hosted = "place" in slots and draw.chance(0.2)

@@ -80,7 +80,7 @@ def encode_pairs(generator: Generator, pairs: Sequence[tuple[str, str]], too_lon
     sources, targets = [source for source, _ in pairs], [target for _, target in pairs]
     if too_long == "stop":
         return Pairs(generator.encode_sources(sources), generator.encode_targets(targets))
-    end, policy = generator.policy.end_id, generator.policy
-    rows = zip(generator.tokenizer.encode_batch(sources), generator.tokenizer.encode_batch(targets), strict=True)
-    kept = [(s, t) for s, t in rows if len(s) < policy.max_source and len(t) < policy.max_target]
-    return Pairs([[*s, end] for s, _ in kept], [[*t, end] for _, t in kept])
+    policy = generator.policy
+    rows = zip(generator.tokenizer.encode_sources(sources), generator.tokenizer.encode_targets(targets), strict=True)
+    kept = [(s, t) for s, t in rows if len(s) <= policy.max_source and len(t) <= policy.max_target]
+    return Pairs([s for s, _ in kept], [t for _, t in kept])

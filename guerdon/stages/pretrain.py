@@ -101,7 +101,7 @@ def _documents(generator: Generator, texts: Sequence[str], max_length: int) -> I
     for text in texts:
         document: list[list[int]] = []
         held = 0
-        for sentence in generator.tokenizer.encode_batch(split_sentences(text)):
+        for sentence in generator.tokenizer.encode_prefixes(split_sentences(text)):
             for first in range(0, len(sentence), room):
                 piece = sentence[first : first + room]
                 if held + len(piece) > room:

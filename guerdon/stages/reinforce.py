@@ -8,9 +8,8 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,15 +19,13 @@ from guerdon.data.draws import generator as random_generator
 from guerdon.data.draws import key
 from guerdon.data.padded import Padded
 from guerdon.data.records import Example
-from guerdon.decoding import LengthLimit, SamplingOptions
-from guerdon.errors import ConfigurationError, DataError
+from guerdon.decoding import SamplingOptions
+from guerdon.errors import DataError
 from guerdon.generator import Generator
 from guerdon.models.policy import Policy
 from guerdon.objectives.advantage import (
     Advantages,
-    Baseline,
     RunningMean,
-    check_baseline,
     estimate,
     no_baseline,
     shuffle_within_groups,
@@ -37,94 +34,14 @@ from guerdon.objectives.divergence import sequence_kl
 from guerdon.objectives.likelihood import label_smoothed_nll
 from guerdon.objectives.policy_gradient import kl_loss, reinforce_loss
 from guerdon.rewards.base import Reward
-from guerdon.rewards.normalise import Normaliser, NormaliserOptions
+from guerdon.rewards.normalise import Normaliser
 from guerdon.training.around import surroundings
-from guerdon.training.loop import Loop, LoopOptions, Outcome, autocast
+from guerdon.training.loop import Loop, Outcome, autocast
 from guerdon.training.progress import Progressing
-from guerdon.training.rollouts import Prompts, Rollout, draw, greedy_texts
-from guerdon.training.schedule import OptimiserOptions
+from guerdon.training.reinforcement import ReinforceConfig
+from guerdon.training.rollouts import MicroBatch, Prompts, Rollout, draw, greedy_texts
 from guerdon.training.supervised import Validate
 from guerdon.training.watch import Watch
-
-Control = Literal["none", "shuffled", "constant"]
-
-
-@dataclass(frozen=True)
-class KlOptions:
-    """How the policy is held near its anchor, the frozen policy that the stage begins with.
-
-    Attributes:
-        coefficient: β; 0 only measures.
-        place: "reward" takes β · Σ log p/q of each output off its reward (Ziegler et al. 2019), whose gradient is that of
-            E[r] - β KL exactly; "loss" adds β times the exact per-token KL at the sampled prefixes.
-    """
-
-    coefficient: float = 0.05
-    place: Literal["reward", "loss"] = "reward"
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.coefficient < float("inf"):
-            raise ConfigurationError(
-                f"{self.coefficient} is no coefficient", where="reinforce.kl.coefficient", cure="0 or more"
-            )
-        if self.place not in ("reward", "loss"):
-            raise ConfigurationError(f"there is no place {self.place!r}", where="reinforce.kl.place", cure="reward or loss")
-
-
-@dataclass(frozen=True)
-class ReinforceConfig:
-    """Options of reinforcement.
-
-    Attributes:
-        steps: optimiser steps at the most; ``loop.patience`` stops earlier, when the validation reward has converged.
-        sources_per_step, samples_per_source: a step draws their product.
-        temperature: of the distribution that is drawn from, and whose log-probabilities the gradient weighs.
-        limit: the longest output.
-        baseline: what rewards are compared with.
-        running_decay: of the running mean's memory of earlier batches; for ``baseline="running_mean"``.
-        normalisation: of the rewards, before the baseline.
-        kl: the hold on the anchor.
-        mle_weight: weight of the negative log-likelihood (per token) of one reference of each source, added to the loss.
-        control: none, or a control that differs only in the reward: "shuffled" permutes the normalised rewards within
-            each sample group (within the batch where a group has one sample), "constant" gives every sample +1 with no
-            baseline and no normalisation.
-        micro_batch_tokens: padded positions of a micro-batch; changes speed and memory only.
-        precision: of the gradient's pass; rollouts are float32.
-        optimiser, loop: see there.
-    """
-
-    steps: int = 200
-    sources_per_step: int = 32
-    samples_per_source: int = 4
-    temperature: float = 1.0
-    limit: LengthLimit = field(default_factory=lambda: LengthLimit(absolute=96))
-    baseline: Baseline = "leave_one_out"
-    running_decay: float = 0.95
-    normalisation: NormaliserOptions = field(default_factory=NormaliserOptions)
-    kl: KlOptions = field(default_factory=KlOptions)
-    mle_weight: float = 0.0
-    control: Control = "none"
-    micro_batch_tokens: int = 8192
-    precision: Literal["float32", "bfloat16"] = "float32"
-    optimiser: OptimiserOptions = field(
-        default_factory=lambda: OptimiserOptions(learning_rate=1e-4, warmup_steps=10, schedule="constant", weight_decay=0.0)
-    )
-    loop: LoopOptions = field(default_factory=lambda: LoopOptions(validate_every=25, criterion="reward", higher_is_better=True))
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "sources_per_step", "samples_per_source", "micro_batch_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{getattr(self, name)} is too few", where=f"reinforce.{name}", cure="give at least 1")
-        if self.mle_weight < 0:
-            raise ConfigurationError("a weight must not be negative", where="reinforce.mle_weight", cure="give 0 or more")
-        if self.normalisation.kind == "group" and self.samples_per_source == 1:
-            raise ConfigurationError(
-                "a group of one sample has no spread to normalise by",
-                where="reinforce.normalisation.kind",
-                cure="draw more samples_per_source, or normalise by running or batch",
-            )
-        check_baseline(self.baseline, self.samples_per_source)
-        SamplingOptions(temperature=self.temperature)
 
 
 class Reinforce:
@@ -158,8 +75,8 @@ class Reinforce:
         advantages = self._advantages(step, rollout, judgement, divergence, numbers)
         self._metrics = self.watch.rollout_metrics(rollout, judgement, advantages, divergence)
         entropy = 0.0
-        for rows in rollout.micro_batches(config.micro_batch_tokens):
-            loss, entropies = self._policy_loss(rollout, rows, advantages)
+        for part in rollout.micro_batches(config.micro_batch_tokens):
+            loss, entropies = self._policy_loss(part, advantages)
             entropy += entropies
             yield loss
         if config.mle_weight:
@@ -183,10 +100,9 @@ class Reinforce:
     def _anchor_log_prob(self, rollout: Rollout) -> Tensor:
         """The anchor's log-probability of each sampled token, [rows, length]."""
         found = torch.zeros_like(rollout.samples.log_prob)
-        for rows in rollout.micro_batches(self.config.micro_batch_tokens):
-            sources, targets = rollout.sources.select(rollout.groups[rows]), rollout.samples.tokens.select(rows)
-            log_prob = self.anchor.evaluate(sources, targets, temperature=self.config.temperature).log_prob
-            found[rows, : log_prob.shape[1]] = log_prob.to(found.dtype)
+        for part in rollout.micro_batches(self.config.micro_batch_tokens):
+            seen = self.anchor.evaluate(part.sources, part.targets, None, self.config.temperature, part.of_source)
+            found[part.rows, : seen.log_prob.shape[1]] = seen.log_prob.to(found.dtype)
         return found
 
     def _advantages(
@@ -212,19 +128,18 @@ class Reinforce:
         """The normalised reward of each source's greedy output, on the scale of the samples' moments: [groups]."""
         texts, finished = greedy_texts(self.generator, self.prompts, numbers, self.config.limit)
         judgement = self.reward.judge(self.prompts.judged(numbers, texts, finished))
-        return self.normaliser.rescale(judgement)
+        return self.normaliser.rescale(judgement, torch.arange(len(numbers)))
 
-    def _policy_loss(self, rollout: Rollout, rows: Tensor, advantages: Advantages) -> tuple[Tensor, float]:
-        """The loss of some rows, and the sum of their entropies."""
+    def _policy_loss(self, part: MicroBatch, advantages: Advantages) -> tuple[Tensor, float]:
+        """The loss of some sample groups, and the sum of their entropies."""
         config = self.config
-        sources, targets = rollout.sources.select(rollout.groups[rows]), rollout.samples.tokens.select(rows)
         anchor = self.anchor if config.kl.place == "loss" and config.kl.coefficient else None
         with autocast(self.generator.device, config.precision):
-            seen = self.generator.policy.evaluate(sources, targets, anchor, config.temperature)
-        weights = advantages.values.to(seen.log_prob)[rows]
+            seen = self.generator.policy.evaluate(part.sources, part.targets, anchor, config.temperature, part.of_source)
+        weights = advantages.values.to(seen.log_prob)[part.rows]
         loss = reinforce_loss(seen.log_prob, seen.mask, weights, max(1, advantages.samples))
         if seen.kl is not None:
-            counted = advantages.counted.to(seen.mask.device)[rows, None] & seen.mask
+            counted = advantages.counted.to(seen.mask.device)[part.rows, None] & seen.mask
             loss = loss + config.kl.coefficient * kl_loss(seen.kl, counted, max(1, advantages.samples))
         return loss, float(seen.entropy.detach().sum())
 

@@ -59,17 +59,40 @@ class Rollout:
     samples: Samples
     texts: Sequence[str]
 
-    def micro_batches(self, max_tokens: int) -> Iterator[Tensor]:
-        """Rows cut into parts of about equal length and at most ``max_tokens`` padded positions: int64 [part]."""
-        lengths = self.samples.tokens.lengths + self.sources.lengths[self.groups]
-        order = torch.argsort(lengths, stable=True)
+    def micro_batches(self, max_tokens: int) -> Iterator[MicroBatch]:
+        """Whole sample groups of about equal length, at most ``max_tokens`` padded target positions together (or one group)."""
+        lengths = torch.zeros_like(self.sources.lengths).scatter_reduce(0, self.groups, self.samples.tokens.lengths, "amax")
+        copies = len(self.groups) // len(self.sources)
         part: list[int] = []
-        for row in order.tolist():
-            if part and (len(part) + 1) * int(lengths[row]) > max_tokens:
-                yield torch.tensor(part, device=lengths.device)
+        for group in torch.argsort(lengths, stable=True).tolist():
+            if part and (len(part) + 1) * copies * int(lengths[group]) > max_tokens:
+                yield self._micro_batch(part, copies)
                 part = []
-            part.append(row)
-        yield torch.tensor(part, device=lengths.device)
+            part.append(group)
+        yield self._micro_batch(part, copies)
+
+    def _micro_batch(self, groups: list[int], copies: int) -> MicroBatch:
+        chosen = torch.tensor(groups, device=self.groups.device)
+        rows = (chosen[:, None] * copies + torch.arange(copies, device=chosen.device)).flatten()
+        of_source = torch.arange(len(chosen), device=chosen.device).repeat_interleave(copies)
+        return MicroBatch(rows, self.sources.select(chosen), self.samples.tokens.select(rows), of_source)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Some sample groups of a rollout.
+
+    Attributes:
+        rows: int64 [part], their rows in the rollout.
+        sources: their sources, one row for each group.
+        targets: their ids, [part, length].
+        of_source: int64 [part], the row in ``sources`` of each.
+    """
+
+    rows: Tensor
+    sources: Padded
+    targets: Padded
+    of_source: Tensor
 
 
 def draw(

@@ -14,8 +14,9 @@ from guerdon.data.padded import Padded
 from guerdon.errors import ConfigurationError
 from guerdon.generator import Generator
 from guerdon.objectives.likelihood import label_smoothed_nll
-from guerdon.training.loop import LoopOptions, autocast
+from guerdon.training.loop import autocast
 from guerdon.training.schedule import OptimiserOptions
+from guerdon.training.trainee import LoopOptions
 
 Corruption = Callable[[int, Batch], Batch]
 Validate = Callable[[Generator], Mapping[str, float]]
@@ -57,8 +58,7 @@ class SupervisedOptions:
         """The optimiser steps of the whole stage."""
         if self.steps is not None:
             return self.steps
-        lengths = ([len(ids) for ids in part] for part in (pairs.sources, pairs.targets))
-        an_epoch = len(plan_batches(*lengths, self.batch.max_tokens, seed, 0, self.batch.max_rows))
+        an_epoch = len(plan_batches(*pairs.lengths(), self.batch.max_tokens, seed, 0, self.batch.max_rows))
         return max(1, round(an_epoch * (self.epochs or 0)))
 
 
@@ -71,6 +71,10 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.sources)
+
+    def lengths(self) -> tuple[list[int], list[int]]:
+        """The tokens of each source and of each target."""
+        return [len(ids) for ids in self.sources], [len(ids) for ids in self.targets]
 
 
 class Supervised:
@@ -162,10 +166,9 @@ class Supervised:
 
     def _validation_nll(self) -> float:
         pairs = self._validation
-        lengths = ([len(ids) for ids in part] for part in (pairs.sources, pairs.targets))
         nll, tokens = 0.0, 0
         with torch.no_grad():
-            for rows in plan_batches(*lengths, _VALIDATION_TOKENS, seed=0, epoch=0):
+            for rows in plan_batches(*pairs.lengths(), _VALIDATION_TOKENS, seed=0, epoch=0):
                 targets = Padded.from_lists([pairs.targets[i] for i in rows])
                 sources = Padded.from_lists([pairs.sources[i] for i in rows])
                 nll += self._sums(Batch(tuple(rows), sources, targets), 0.0)[1]

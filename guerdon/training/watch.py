@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from guerdon.data.padded import Padded
-from guerdon.decoding import LengthLimit
-from guerdon.generator import DecodingOptions, Generator
+from guerdon.decoding import DecodingOptions, LengthLimit
+from guerdon.generator import Generator
 from guerdon.models.policy import Policy
 from guerdon.objectives.advantage import Advantages
 from guerdon.rewards.base import Judgement, Reward

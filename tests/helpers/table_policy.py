@@ -96,8 +96,10 @@ def probability_table(rows: Mapping[Ids, Sequence[float]]) -> Table:
 
 
 def log_probs(policy: TablePolicy, source: Ids, written: Ids) -> np.ndarray:
-    """The float64 log-probabilities of the next token, by the definition of softmax."""
+    """The float64 log-probabilities of the next token, by the definition of softmax; all -inf where nothing can follow."""
     logits = np.asarray(policy.next_logits(source, written))
+    if logits.max() == -np.inf:
+        return logits  # a dead end
     weights = np.exp(logits - logits.max())
     with np.errstate(divide="ignore"):
         return np.log(weights / weights.sum())

@@ -1,0 +1,134 @@
+"""A recipe from records to report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from guerdon.data.files import write_jsonl
+from guerdon.evaluation.evaluate import evaluate_outputs
+from guerdon.evaluation.measures import SystemOutputs, default_metrics
+from guerdon.evaluation.report import write_report
+from guerdon.evaluation.results import Evaluation
+from guerdon.evaluation.verdict import Verdict, judge
+from guerdon.metrics.base import MeanMetric
+from guerdon.metrics.slots import SlotPatterns
+from guerdon.pipeline.recipe import Recipe
+from guerdon.pipeline.run import Run
+from guerdon.pipeline.systems import Writer
+from guerdon.rewards.normalise import NormaliserOptions
+from guerdon.training.progress import Progressing
+from guerdon.training.reinforcement import Control
+from guerdon.training.runlog import writing
+
+_TRAINED_CONTROLS: tuple[Control, ...] = ("shuffled", "constant")
+_CHOSEN_CONTROLS = ("best_of_n", "mbr")
+_OVERLAP = {"bleu": "bleu", "chrf": "chrf", "rouge_l": "rouge_l"}  # a reward of this type optimises the metric of this name
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run has left.
+
+    Attributes:
+        folder: the run folder.
+        report: the page.
+        evaluation: the systems, measured.
+        verdict: what may be said of the reinforced policy; None without one.
+    """
+
+    folder: Path
+    report: Path
+    evaluation: Evaluation
+    verdict: Verdict | None
+
+    def summary(self) -> Mapping[str, object]:
+        """For machines."""
+        values = {s.name: {name: found.value for name, found in s.metrics.items()} for s in self.evaluation.systems}
+        return {"folder": str(self.folder), "report": str(self.report), "systems": values, "verdict": list(self.sentences())}
+
+    def lines(self) -> Sequence[str]:
+        """For a person."""
+        return [*self.sentences(), f"report: {self.report}"]
+
+    def sentences(self) -> Sequence[str]:
+        """The verdict in plain sentences."""
+        if self.verdict is None:
+            return []
+        return [self.verdict.headline, *(finding.sentence for finding in self.verdict.findings), *self.verdict.notes]
+
+
+def execute(recipe: Recipe, folder: Path, progress: Progressing) -> Result:
+    """Runs every stage of a recipe, measures the systems that come of it, and writes the report.
+
+    Raises:
+        GuerdonError: as the stages do; what is finished by then is kept, and the next call goes on from there.
+    """
+    run = Run(recipe, folder, progress)
+    began = time.perf_counter()
+    evaluation = evaluate(run)
+    run.log.timing("run", event="finished", seconds=time.perf_counter() - began)
+    run.log.close()
+    return Result(folder, write_report(folder), evaluation, judge(evaluation))
+
+
+def evaluate(run: Run) -> Evaluation:
+    """Trains what is not yet trained, writes every system's outputs, and measures them; ``evaluation.json`` at the end."""
+    recipe = run.recipe
+    split = "test" if recipe.data.test else "validation"
+    reward = run.reward if recipe.reward else None
+    writer = Writer(run.examples(split), reward, _normalisation(recipe), _patterns(recipe), recipe.decoding, run.progress)
+    systems = _systems(run, writer)
+    began = time.perf_counter()
+    with writing(run.folder / "outputs"):
+        (run.folder / "outputs").mkdir(exist_ok=True)
+    for system in systems:
+        write_jsonl(run.folder / "outputs" / f"{system.name}.jsonl", writer.rows(system))
+    references = [list(example.references) for example in writer.examples]
+    errors = MeanMetric("slot_errors", label="slot errors per output", higher_is_better=False)
+    evaluation = evaluate_outputs(
+        systems,
+        references if any(references) else None,
+        metrics=default_metrics(recipe.evaluation.lowercase),
+        numbers=[errors] if writer.slots is not None else [],
+        optimised=optimised(recipe),
+        data=f"{split} ({len(references)} sources)",
+        resamples=recipe.evaluation.bootstrap,
+        seed=recipe.seed,
+    )
+    evaluation.write(run.folder)
+    run.log.timing("evaluation", event="finished", seconds=time.perf_counter() - began)
+    return evaluation
+
+
+def _systems(run: Run, writer: Writer) -> list[SystemOutputs]:
+    """Every system's outputs; training comes first, as far as it is needed."""
+    recipe, chosen = run.recipe, run.recipe.controls.run
+    if recipe.reinforce is None:
+        name = "finetuned" if recipe.finetune is not None else "pretrained"
+        return [writer.of_policy(name, run.finetuned())]
+    systems = [writer.of_policy("finetuned", run.finetuned()), writer.of_policy("reinforced", run.reinforced())]
+    systems += [writer.of_policy(name, run.reinforced(name)) for name in _TRAINED_CONTROLS if name in chosen]
+    choices = [name for name in _CHOSEN_CONTROLS if name in chosen]
+    if choices:
+        systems += writer.of_samples(choices, run.finetuned(), recipe.controls.samples)
+    return systems
+
+
+def optimised(recipe: Recipe) -> set[str]:
+    """The measures that the reward contains, by the types of its parts."""
+    types = {cast("str", part.get("type")) for part in recipe.reward}
+    found = {metric for kind, metric in _OVERLAP.items() if kind in types}
+    return found | ({"slot_errors"} if "required_content" in types else set())
+
+
+def _normalisation(recipe: Recipe) -> NormaliserOptions:
+    return recipe.reinforce.normalisation if recipe.reinforce is not None else NormaliserOptions()
+
+
+def _patterns(recipe: Recipe) -> SlotPatterns | None:
+    path = recipe.evaluation.slots
+    return None if path is None else SlotPatterns.from_file(recipe.resolve(path))

@@ -1,0 +1,134 @@
+"""The systems of one evaluation: the policies of a run, and choices among samples of the fine-tuned one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+
+from guerdon.data.records import Example
+from guerdon.decoding import DecodingOptions, best_of_n, minimum_bayes_risk
+from guerdon.evaluation.measures import SystemOutputs
+from guerdon.generator import Generator, Output
+from guerdon.metrics.chrf import Chrf
+from guerdon.metrics.slots import SlotPatterns, slot_errors
+from guerdon.rewards.base import Judged, Judgement, Part, Reward
+from guerdon.rewards.normalise import Normaliser, NormaliserOptions
+from guerdon.training.progress import Progressing
+
+LABELS = {
+    "pretrained": "pre-trained",
+    "finetuned": "fine-tuned",
+    "reinforced": "reinforced",
+    "shuffled": "control: shuffled rewards",
+    "constant": "control: constant reward",
+    "best_of_n": "best of {n} samples by the reward",
+    "mbr": "minimum Bayes risk over {n} samples",
+}
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes and judges outputs for one list of test examples.
+
+    Attributes:
+        examples: what is answered.
+        reward: what judges the outputs; None where the recipe has none.
+        normalisation: how the reward's parts are brought on one scale, where best-of-n weighs them.
+        slots: patterns that count slot errors; None where there are none.
+        decoding: of the policies.
+        progress: is told how far it is.
+    """
+
+    examples: Sequence[Example]
+    reward: Reward | None
+    normalisation: NormaliserOptions
+    slots: SlotPatterns | None
+    decoding: DecodingOptions
+    progress: Progressing
+
+    @cached_property
+    def sources(self) -> list[str]:
+        """The texts to answer."""
+        return [example.source for example in self.examples]
+
+    def of_policy(self, name: str, generator: Generator) -> SystemOutputs:
+        """A policy's own outputs, by the recipe's decoding."""
+        outputs = [found[0] for found in self._generate(name, generator, self.decoding)]
+        return self._system(name, LABELS[name], outputs, describe(self.decoding), len(outputs))
+
+    def of_samples(self, names: Sequence[str], generator: Generator, count: int) -> list[SystemOutputs]:
+        """Best-of-n and minimum Bayes risk, where ``names`` has them, over the same samples at temperature 1."""
+        options = DecodingOptions(
+            method="sample", returned=count, limit=self.decoding.limit, batch_size=32, seed=self.decoding.seed
+        )
+        samples = self._generate(f"{count} samples", generator, options)
+        texts = [[output.text for output in group] for group in samples]
+        found = []
+        for name in names:
+            if name == "best_of_n":
+                chosen, how = best_of_n(texts, self._preference(samples)), "the reward"
+                how += " (which reads the test references: an oracle)" if self.reward and self.reward.needs_references else ""
+            else:
+                chosen, how = minimum_bayes_risk(texts, Chrf().sentence), "expected chrF against the other samples"
+            outputs = [group[i] for group, i in zip(samples, chosen, strict=True)]
+            decoding = f"of {count} samples at temperature 1, the best by {how}"
+            found.append(self._system(name, LABELS[name].format(n=count), outputs, decoding, count * len(outputs)))
+        return found
+
+    def rows(self, system: SystemOutputs) -> list[Mapping[str, object]]:
+        """The lines of ``outputs/<system>.jsonl``."""
+        return [
+            {"id": e.id, "source": e.source, "references": list(e.references), "output": text}
+            for e, text in zip(self.examples, system.outputs, strict=True)
+        ]
+
+    def _generate(self, what: str, generator: Generator, options: DecodingOptions) -> list[list[Output]]:
+        self.progress.begin(f"write: {what}", len(self.sources))
+        found = generator.generate(self.sources, options, advance=lambda done: self.progress.advance(done, {}))
+        self.progress.end()
+        return found
+
+    def _system(self, name: str, label: str, outputs: Sequence[Output], decoding: str, generated: int) -> SystemOutputs:
+        texts, finished = [output.text for output in outputs], [output.finished for output in outputs]
+        numbers = {}
+        if self.slots is not None:
+            numbers["slot_errors"] = [float(check.errors) for check in slot_errors(self.slots, self.sources, texts)]
+        judgement = None if self.reward is None else self.reward.judge(self._judged(self.examples, texts, finished))
+        return SystemOutputs(name, label, texts, decoding, generated, finished, judgement, numbers)
+
+    def _judged(self, examples: Sequence[Example], texts: Sequence[str], finished: Sequence[bool]) -> Judged:
+        return Judged.of(
+            [e.source for e in examples], texts, [e.references for e in examples], [e.meta for e in examples], finished
+        )
+
+    def _preference(self, samples: Sequence[Sequence[Output]]) -> torch.Tensor:
+        """The reward of every sample, parts weighed as in training."""
+        assert self.reward is not None, "the recipe validates that best_of_n has a reward"
+        flat = [(example, output) for example, group in zip(self.examples, samples, strict=True) for output in group]
+        parts: list[Judgement] = []
+        for first in range(0, len(flat), 1024):
+            chunk = flat[first : first + 1024]
+            judged = self._judged([e for e, _ in chunk], [o.text for _, o in chunk], [o.finished for _, o in chunk])
+            parts.append(self.reward.judge(judged))
+        whole = Judgement({name: joined([judgement.parts[name] for judgement in parts]) for name in parts[0].parts})
+        options = self.normalisation if self.normalisation.kind == "none" else replace(self.normalisation, kind="batch")
+        groups = torch.zeros(len(flat), dtype=torch.int64)
+        rewards, _ = Normaliser(options).apply(whole, groups)
+        return rewards
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """Parts of successive samples as one."""
+    return replace(parts[0], scores=torch.cat([p.scores for p in parts]), applies=torch.cat([p.applies for p in parts]))
+
+
+def describe(options: DecodingOptions) -> str:
+    """Decoding in a few words."""
+    search = options.search()
+    if search is None:
+        return "greedy"
+    given = ", ".join(f"{name} {value}" for name, value in vars(search).items() if name != "returned")
+    return f"{options.method} ({given})"

