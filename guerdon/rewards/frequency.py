@@ -57,7 +57,9 @@ class CorpusTable:
         DataError: when there is no word, or a count is not a positive whole number.
     """
 
-    def __init__(self, counts: Mapping[str, int], splitter: str = "unicode", lowercase: bool = True, smoothing: float = 1.0) -> None:
+    def __init__(
+        self, counts: Mapping[str, int], splitter: str = "unicode", lowercase: bool = True, smoothing: float = 1.0
+    ) -> None:
         if not (smoothing > 0 and math.isfinite(smoothing)):
             raise ConfigurationError(
                 f"smoothing is {smoothing}, so that an unseen word would have log p = -inf",
@@ -69,7 +71,7 @@ class CorpusTable:
         self.counts, self.splitter, self.lowercase, self.smoothing = dict(counts), splitter, lowercase, smoothing
         for word, count in self.counts.items():
             if not isinstance(count, int) or count < 1:
-                raise DataError(f"the count of {word!r} is {count!r}", where="word_frequency", cure="give whole numbers above 0")
+                raise DataError(f"the count of {word!r} is {count!r}", where="word_frequency", cure="give counts above 0")
         self._split = word_splitter(splitter)
         mass = sum(self.counts.values()) + smoothing * (len(self.counts) + 1)
         self._log_probs = {word: math.log((count + smoothing) / mass) for word, count in self.counts.items()}
