@@ -1,4 +1,4 @@
-"""Rewards: what judges an output. They compose by arithmetic: ``0.5 * WordFrequency.from_texts(texts) + 0.5 * RougeL()``."""
+"""Rewards: what judges an output. They compose by arithmetic: ``0.5 * SentenceBleu() + 0.5 * SentenceRougeL()``."""
 
 from guerdon.rewards.base import Judged, Judgement, Part, Reward
 from guerdon.rewards.build import RewardContext, build_reward
@@ -7,12 +7,11 @@ from guerdon.rewards.encoders import Encoder, FunctionEncoder, PolicyEmbedding, 
 from guerdon.rewards.frequency import WordFrequency
 from guerdon.rewards.function import FunctionReward, load_function
 from guerdon.rewards.normalise import Normaliser, NormaliserOptions
-from guerdon.rewards.overlap import Chrf, RougeL, SentenceBleu
+from guerdon.rewards.overlap import SentenceBleu, SentenceChrf, SentenceRougeL
 from guerdon.rewards.rules import Length, Pattern, Repetition, RequiredContent
 from guerdon.rewards.similarity import SemanticSimilarity
 
 __all__ = [
-    "Chrf",
     "Combined",
     "Encoder",
     "FunctionEncoder",
@@ -30,10 +29,11 @@ __all__ = [
     "RequiredContent",
     "Reward",
     "RewardContext",
-    "RougeL",
     "SemanticSimilarity",
     "SentenceBleu",
+    "SentenceChrf",
     "SentenceEncoder",
+    "SentenceRougeL",
     "WordFrequency",
     "build_reward",
     "load_function",

@@ -1,7 +1,7 @@
 """Rewards from a recipe's reward section.
 
-The section is a list of parts, each with its ``type``, ``weight`` (1 where left out), ``name`` (the reward's own where left out)
-and the options of its type::
+The section is a list of parts, each with its ``type``, ``weight`` (1 where left out), ``name`` (the reward's own where left
+out) and the options of its type::
 
     reward:
       - {type: word_frequency, weight: 0.5}
@@ -28,7 +28,7 @@ from guerdon.rewards.combine import Combined, NamedPart
 from guerdon.rewards.encoders import DEFAULT_ENCODER, SentenceEncoder
 from guerdon.rewards.frequency import Reduction, WordFrequency
 from guerdon.rewards.function import FunctionReward
-from guerdon.rewards.overlap import Chrf, RougeL, SentenceBleu
+from guerdon.rewards.overlap import SentenceBleu, SentenceChrf, SentenceRougeL
 from guerdon.rewards.rules import Length, Pattern, Repetition, RequiredContent
 from guerdon.rewards.similarity import SemanticSimilarity
 
@@ -102,14 +102,14 @@ def bleu(context: RewardContext, *, lowercase: bool = False, tokenize: str = "13
     return SentenceBleu(lowercase, tokenize)
 
 
-def chrf(context: RewardContext, *, word_order: int = 0, lowercase: bool = False) -> Chrf:
-    """`Chrf`."""
-    return Chrf(word_order, lowercase)
+def chrf(context: RewardContext, *, word_order: int = 0, lowercase: bool = False) -> SentenceChrf:
+    """`SentenceChrf`."""
+    return SentenceChrf(lowercase, word_order)
 
 
-def rouge_l(context: RewardContext) -> RougeL:
-    """`RougeL`."""
-    return RougeL()
+def rouge_l(context: RewardContext) -> SentenceRougeL:
+    """`SentenceRougeL`."""
+    return SentenceRougeL()
 
 
 def length(context: RewardContext, *, minimum: int, maximum: int, falloff: int = 10, splitter: str = "unicode") -> Length:
@@ -137,29 +137,36 @@ def function(context: RewardContext, *, function: str, needs_references: bool = 
     return FunctionReward(function, needs_references=needs_references, folder=context.folder)
 
 
-_TYPES: dict[str, Callable[..., Reward]] = {
-    made.__name__: made
-    for made in (
-        word_frequency, similarity, bleu, chrf, rouge_l, length, repetition, required_content, pattern, function
-    )
-}  # fmt: skip
+TYPES: dict[str, Callable[..., Reward]] = {
+    "word_frequency": word_frequency,
+    "similarity": similarity,
+    "bleu": bleu,
+    "chrf": chrf,
+    "rouge_l": rouge_l,
+    "length": length,
+    "repetition": repetition,
+    "required_content": required_content,
+    "pattern": pattern,
+    "function": function,
+}
+"""How each type of part is made, from the context and its options."""
 
 
 def _part(part: Mapping[str, Any], number: int, context: RewardContext) -> NamedPart:
     where = f"reward part {number}"
     if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
         raise ConfigurationError(
-            f"{part!r} has no type", where=where, cure=f"write {{type: ...}} with one of {', '.join(_TYPES)}"
+            f"{part!r} has no type", where=where, cure=f"write {{type: ...}} with one of {', '.join(TYPES)}"
         )
     options = dict(part)
     kind, weight, name = options.pop("type"), options.pop("weight", 1.0), options.pop("name", None)
-    if kind not in _TYPES:
-        raise ConfigurationError(f"there is no reward type {kind!r}", where=where, cure=_suggest(kind, _TYPES))
+    if kind not in TYPES:
+        raise ConfigurationError(f"there is no reward type {kind!r}", where=where, cure=_suggest(kind, TYPES))
     where = f"{where} ({kind})"
     weight = _checked("weight", weight, float, where)
     if name is not None and (not isinstance(name, str) or not name.strip()):
         raise ConfigurationError(f"its name is {name!r}", where=where, cure="give a text, or leave it out")
-    reward = _TYPES[kind](context, **_checked_options(_TYPES[kind], options, where))
+    reward = TYPES[kind](context, **_checked_options(TYPES[kind], options, where))
     return NamedPart(name or reward.name, weight, reward)
 
 

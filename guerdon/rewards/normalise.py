@@ -1,213 +1,174 @@
-"""Reward normalisation: r̄ = (r − μ) / σ, with μ and σ estimated from samples (the described system, section 4.3.2)."""
+"""Rewards on one scale: r̄ = (r - μ) / σ (FORMULAS 4.3.2), per part before the sum, or of the sum.
+
+Axes: n samples of one optimiser step; groups number the sample groups (the outputs drawn for one source).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from guerdon.errors import CheckpointError, ConfigurationError, RewardError
-from guerdon.rewards.base import Judgement
+from guerdon.errors import CheckpointError, ConfigurationError
+from guerdon.rewards.base import Judgement, Part
 
-_SUM = "weighted sum"
-_NOISE = 1e-6  # a spread below this share of the mean is the rounding of float32 scores: it is no spread
+_TOTAL = "sum"
+_NOISE = 1e-6  # a spread below this share of the mean is the rounding of float32 scores, and counts as none
 
 
 @dataclass(frozen=True)
 class NormaliserOptions:
-    """How rewards are normalised.
+    """Where μ and σ come from.
 
     Attributes:
-        kind: where μ and σ come from. "running": all samples of earlier steps. "batch": the step's samples. "group": the
-            samples of one source. "none": the raw weighted sum.
-        order: "each" normalises each part, then sums with the weights, so that these balance parts of different scale;
-            "sum" normalises the weighted sum.
-        scale: False centres only, r − μ.
-
-    Raises:
-        ConfigurationError: for another kind or order, or when the kind is "none" and another option says how to normalise.
+        kind: "none" leaves rewards as they are; "running" takes the moments of all *earlier* batches (of the first batch, its
+            own), so that they do not depend on the samples they are applied to; "batch" and "group" take those of the
+            step's samples and of each sample group.
+        order: "each" normalises every part before the weighted sum, "sum" the weighted sum of the raw scores.
     """
 
     kind: Literal["none", "running", "batch", "group"] = "running"
     order: Literal["each", "sum"] = "each"
-    scale: bool = True
 
     def __post_init__(self) -> None:
-        for option, known in (("kind", ("none", "running", "batch", "group")), ("order", ("each", "sum"))):
-            if getattr(self, option) not in known:
-                raise ConfigurationError(
-                    f"there is no {option} {getattr(self, option)!r}",
-                    where=f"normalisation.{option}",
-                    cure=f"choose one of {', '.join(known)}",
-                )
-        if self.kind == "none" and (self.order, self.scale) != ("each", True):
+        if self.kind not in ("none", "running", "batch", "group"):
             raise ConfigurationError(
-                "order and scale say how to normalise, but the kind is none", where="normalisation", cure="leave them out"
+                f"there is no kind {self.kind!r}", where="normalisation.kind", cure="none, running, batch or group"
             )
+        if self.order not in ("each", "sum"):
+            raise ConfigurationError(f"there is no order {self.order!r}", where="normalisation.order", cure="each or sum")
 
 
+@dataclass
 class Moments:
-    """Count, mean and sum of squared deviations of all values added, in float64.
+    """Count, mean and sum of squared deviations, merged exactly (Chan, Golub and LeVeque 1979, eq. 2.1), in float64."""
 
-    Batches are merged by Chan, Golub and LeVeque (1979), equation (2.1), which is stable however the values were cut.
-    """
+    count: int = 0
+    mean: float = 0.0
+    deviations: float = 0.0
 
-    def __init__(self, count: int = 0, mean: float = 0.0, m2: float = 0.0) -> None:
-        self.count, self.mean, self.m2 = count, mean, m2
-
-    def add(self, values: Tensor) -> None:
-        """Takes in float64 values, [n]."""
-        if not len(values):
+    def update(self, values: Tensor) -> None:
+        """Takes in some values, [k]."""
+        if len(values) == 0:
             return
-        mean = float(values.mean())
-        m2 = float(((values - mean) ** 2).sum())
-        total, delta = self.count + len(values), mean - self.mean
-        self.m2 += m2 + delta * delta * self.count * len(values) / total
-        self.mean += delta * len(values) / total
+        wide = values.double()
+        count, mean = len(wide), float(wide.mean())
+        total, gap = self.count + count, mean - self.mean
+        self.deviations += float((wide - mean).square().sum()) + gap * gap * self.count * count / total
+        self.mean += gap * count / total
         self.count = total
 
     @property
-    def std(self) -> float:
-        """Population standard deviation (divided by the count); 0 for no values."""
-        return math.sqrt(self.m2 / self.count) if self.count else 0.0
-
-    def to_dict(self) -> dict[str, float]:
-        """The three numbers; JSON keeps every bit of them."""
-        return {"count": self.count, "mean": self.mean, "m2": self.m2}
-
-
-@dataclass(frozen=True)
-class _Column:
-    """What is normalised as one: a part, or the weighted sum. Tensors are [n]."""
-
-    name: str
-    values: Tensor
-    applies: Tensor
-    weight: float
+    def deviation(self) -> float:
+        """The population's standard deviation; 0 of no values."""
+        return (self.deviations / self.count) ** 0.5 if self.count else 0.0
 
 
 class Normaliser:
-    """Turns judgements into the rewards that a policy is trained on.
+    """Turns raw parts into the rewards that the policy is trained on; keeps the running moments.
 
-    σ is the population standard deviation. Where it is 0 (or below 1e-6 of the mean: the rounding of float32), the
-    normalised value is 0, never NaN. A part that does not apply to a sample takes no part in μ and σ, and adds nothing.
-
-    With the kind "running", μ and σ come from earlier steps only: they do not depend on the samples that they normalise, so
-    that the gradient's expectation is only rescaled. The first step has no earlier one and uses its own samples' moments.
+    σ is the population's; where it is 0, or below 1e-6 of |μ| (float32's rounding), the normalised value is 0.
     """
 
-    def __init__(self, options: NormaliserOptions | None = None) -> None:
-        self.options = options or NormaliserOptions()
-        self._moments: dict[str, Moments] = {}
-        self._used: dict[str, tuple[Tensor, Tensor]] = {}
+    def __init__(self, options: NormaliserOptions) -> None:
+        self.options = options
+        self.moments: dict[str, Moments] = {}
+        self._last: dict[str, tuple[Tensor, Tensor]] = {}  # μ and σ of the last step, of all (scalars) or by group
 
     def apply(self, judgement: Judgement, groups: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalises one step's samples, and takes them into the running moments.
+        """The rewards of one step's samples.
+
+        A part that does not apply to a sample adds nothing to it (0 is the mean once centred); a sample to which no part
+        applies is not kept.
 
         Args:
-            judgement: of n samples.
-            groups: int64 [n]; samples of one source share a number.
+            judgement: raw parts.
+            groups: int64 [n].
 
         Returns:
-            The rewards, float64 [n], and bool [n]: False for a sample to which no part applies (its reward is 0; leave it
-            out of loss and count).
+            Rewards, float32 [n], 0 where not kept; and kept, bool [n].
 
         Raises:
-            RewardError: when a part does not apply to some sample and is not centred by itself (kind "none" or order "sum").
+            RewardError: where a part does not apply to a sample and nothing centres it.
         """
-        if self.options.kind == "none":
-            total = judgement.total().double()
-            return total, torch.ones(len(total), dtype=torch.bool)
-        columns = list(self._columns(judgement))
-        self._used = {column.name: self._statistics(column, groups) for column in columns}
-        index = groups.unique(return_inverse=True)[1] if self.options.kind == "group" else torch.zeros_like(groups)
-        rewards = self._weigh(columns, index)
+        kept = torch.stack([part.applies for part in judgement.parts.values()]).any(0)
+        summands = self._summands(judgement)
+        self._last = {name: self._centre_and_scale(name, part, groups) for name, part in summands.items()}
+        rewards = self._weighted(summands, groups)
         if self.options.kind == "running":
-            for column in columns:
-                self._moments.setdefault(column.name, Moments()).add(column.values[column.applies])
-        return rewards, torch.stack([column.applies for column in columns]).any(0)
+            for name, part in summands.items():
+                self.moments.setdefault(name, Moments()).update(part.scores[part.applies])
+        return torch.where(kept, rewards, 0.0).float(), kept
 
-    def rescale(self, judgement: Judgement) -> Tensor:
-        """Normalises other outputs of the last step's sources by the μ and σ that `apply` used there; nothing is taken in.
+    def rescale(self, judgement: Judgement, groups: Tensor) -> Tensor:
+        """Further outputs of the last step's groups (greedy ones), on the scale that `apply` gave its samples.
 
         Args:
-            judgement: one output per source; for the kind "group", in the ascending order of the groups' numbers.
+            judgement: raw parts of k outputs.
+            groups: int64 [k], the group in the last step that each belongs to.
 
         Returns:
-            The rewards, float64 [sources].
-
-        Raises:
-            RewardError: as `apply`, and when the number of outputs is not that of the groups.
+            float32 [k].
         """
-        if self.options.kind == "none":
-            return judgement.total().double()
-        columns = list(self._columns(judgement))
-        rows = len(columns[0].values)
-        if self.options.kind != "group":
-            return self._weigh(columns, torch.zeros(rows, dtype=torch.int64))
-        known = len(self._used[columns[0].name][0])
-        if rows != known:
-            raise RewardError(f"{rows} outputs for {known} sample groups", where="normaliser", cure="judge one per source")
-        return self._weigh(columns, torch.arange(rows))
+        return self._weighted(self._summands(judgement), groups).float()
 
-    def state_dict(self) -> dict[str, dict[str, float]]:
-        """The running moments by name, as JSON."""
-        return {name: moments.to_dict() for name, moments in self._moments.items()}
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers that JSON holds exactly."""
+        return {name: [m.count, m.mean, m.deviations] for name, m in self.moments.items()}
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Goes on from what `state_dict` gave.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` gave.
 
         Raises:
             CheckpointError: when it is something else.
         """
         try:
-            loaded = {name: Moments(int(m["count"]), float(m["mean"]), float(m["m2"])) for name, m in state.items()}
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"these are no moments: {error!r}", where="normaliser", cure="use another checkpoint"
-            ) from error
-        for name, moments in loaded.items():
-            if moments.count < 1 or not math.isfinite(moments.mean) or not 0 <= moments.m2 < math.inf:
-                raise CheckpointError(f"the moments of {name!r} are impossible: {moments.to_dict()}", where="normaliser")
-        self._moments = loaded
+            self.moments = {name: Moments(int(n), float(mean), float(dev)) for name, (n, mean, dev) in state.items()}
+        except (TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"the normaliser's state is damaged ({error})") from error
+        for name, m in self.moments.items():
+            if m.count < 0 or not math.isfinite(m.mean) or not 0.0 <= m.deviations < math.inf:
+                raise CheckpointError(f"the normaliser's moments of {name!r} are impossible: {m}")
 
-    def _columns(self, judgement: Judgement) -> Iterator[_Column]:
-        if self.options.order == "sum":
-            total = judgement.total().double()
-            yield _Column(_SUM, total, torch.ones(len(total), dtype=torch.bool), 1.0)
-            return
-        for name, part in judgement.parts.items():
-            yield _Column(name, part.scores.double(), part.applies, part.weight)
+    def _summands(self, judgement: Judgement) -> dict[str, Part]:
+        if self.options.order == "each" and self.options.kind != "none":
+            return judgement.parts
+        total = judgement.total()
+        return {_TOTAL: Part(total, torch.ones(len(total), dtype=torch.bool))}
 
-    def _statistics(self, column: _Column, groups: Tensor) -> tuple[Tensor, Tensor]:
-        """μ and σ, [groups] for the kind "group", else [1]."""
-        earlier = self._moments.get(column.name)
-        if self.options.kind == "running" and earlier is not None and earlier.count:
-            return torch.tensor([earlier.mean]).double(), torch.tensor([earlier.std], dtype=torch.float64)
-        index = groups.unique(return_inverse=True)[1] if self.options.kind == "group" else torch.zeros_like(groups)
-        size = int(index.max()) + 1 if len(index) else 1
-        return _moments_of(column.values, column.applies, index, size)
+    def _weighted(self, summands: dict[str, Part], groups: Tensor) -> Tensor:
+        total = torch.zeros(len(groups), dtype=torch.float64)
+        for name, part in summands.items():
+            centre, scale = (moment[groups] if moment.ndim else moment for moment in self._last[name])
+            spread = scale > _NOISE * centre.abs()
+            normal = torch.where(spread, (part.scores.double() - centre) / torch.where(spread, scale, 1.0), 0.0)
+            total += part.weight * torch.where(part.applies, normal, 0.0)
+        return total
 
-    def _weigh(self, columns: list[_Column], index: Tensor) -> Tensor:
-        """Σ w (r − μ) / σ over the parts that apply; ``index`` says which μ and σ are a row's."""
-        rewards = torch.zeros(len(index), dtype=torch.float64)
-        for column in columns:
-            mean, std = (moment[index] for moment in self._used[column.name])
-            spread = std > _NOISE * mean.abs()
-            divisor = torch.where(spread, std, 1.0) if self.options.scale else torch.ones_like(std)
-            normalised = torch.where(spread & column.applies, (column.values - mean) / divisor, 0.0)
-            rewards += column.weight * normalised
-        return rewards
+    def _centre_and_scale(self, name: str, part: Part, groups: Tensor) -> tuple[Tensor, Tensor]:
+        """μ and σ, float64: of each group, [groups], or of all, scalars."""
+        if self.options.kind == "group":
+            return _group_moments(part, groups)
+        if self.options.kind == "none":
+            return torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+        moments = self.moments.get(name) if self.options.kind == "running" else None
+        if moments is None or not moments.count:  # the first batch in which the part applies to any sample
+            moments = Moments()
+            moments.update(part.scores[part.applies])
+        return torch.tensor(moments.mean, dtype=torch.float64), torch.tensor(moments.deviation, dtype=torch.float64)
 
 
-def _moments_of(values: Tensor, counted: Tensor, index: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Mean and population standard deviation of the counted values of each group: float64 [size] each; 0 where none counts."""
-    weight = counted.double()
-    count = torch.zeros(size, dtype=torch.float64).index_add_(0, index, weight).clamp(min=1.0)
-    mean = torch.zeros_like(count).index_add_(0, index, values * weight) / count
-    squares = torch.zeros_like(count).index_add_(0, index, (values - mean[index]) ** 2 * weight)
-    return mean, (squares / count).sqrt()
+def _group_moments(part: Part, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each group's scores where the part applies, float64 [groups]."""
+    size = int(groups.max()) + 1
+    weight, scores = part.applies.double(), part.scores.double()
+
+    def sums(values: Tensor) -> Tensor:
+        return torch.zeros(size, dtype=torch.float64).index_add(0, groups, values)
+
+    count = sums(weight).clamp(min=1)
+    mean = sums(weight * scores) / count
+    return mean, (sums(weight * (scores - mean[groups]).square()) / count).sqrt()
