@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from guerdon.errors import CheckpointError, ConfigurationError, DataError
-from guerdon.models.transformer import Transformer, TransformerOptions
+from guerdon.models.options import TransformerOptions
+from guerdon.models.transformer import Transformer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _FORMAT, _VERSION = "guerdon", 1

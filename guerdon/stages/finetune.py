@@ -26,6 +26,11 @@ class FinetuneConfig(SupervisedOptions):
 
     too_long: Literal["stop", "skip"] = "stop"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.too_long not in ("stop", "skip"):
+            raise ConfigurationError(f"there is no {self.too_long!r}", where="finetune.too_long", cure="choose stop or skip")
+
 
 def finetune(
     generator: Generator,

@@ -36,7 +36,8 @@ from guerdon.objectives.policy_gradient import kl_loss, reinforce_loss
 from guerdon.rewards.base import Reward
 from guerdon.rewards.normalise import Normaliser
 from guerdon.training.around import surroundings
-from guerdon.training.loop import Loop, Outcome, autocast
+from guerdon.training.loop import Loop, Outcome
+from guerdon.training.precision import autocast
 from guerdon.training.progress import Progressing
 from guerdon.training.reinforcement import ReinforceConfig
 from guerdon.training.rollouts import MicroBatch, Prompts, Rollout, draw, greedy_texts

@@ -10,9 +10,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -51,11 +49,6 @@ class Outcome:
     reason: str
     validation: Mapping[str, float]
     skipped: int
-
-
-def autocast(device: torch.device, precision: Literal["float32", "bfloat16"]) -> AbstractContextManager[Any]:
-    """bfloat16 matrix products with float32 weights and sums; nothing for float32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 class Loop:

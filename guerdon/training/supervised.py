@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from guerdon.data.padded import Padded
 from guerdon.errors import ConfigurationError
 from guerdon.generator import Generator
 from guerdon.objectives.likelihood import label_smoothed_nll
-from guerdon.training.loop import autocast
+from guerdon.training.precision import Precision, autocast, check_precision
 from guerdon.training.schedule import OptimiserOptions
 from guerdon.training.trainee import LoopOptions
 
@@ -42,15 +42,16 @@ class SupervisedOptions:
     batch: BatchOptions = field(default_factory=BatchOptions)
     accumulation: int = 1
     label_smoothing: float = 0.1
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
     loop: LoopOptions = field(default_factory=LoopOptions)
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise ConfigurationError("needs either epochs or steps", where="epochs, steps", cure="give exactly one of them")
-        if (self.epochs or self.steps or 0) <= 0 or self.accumulation < 1:
+        if not (self.epochs or self.steps or 0) > 0 or self.accumulation < 1:
             raise ConfigurationError("epochs, steps and accumulation must be more than 0", where="epochs, steps, accumulation")
+        check_precision(self.precision)
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ConfigurationError(f"{self.label_smoothing} is not a share", where="label_smoothing", cure="0 to below 1")
 

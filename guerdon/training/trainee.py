@@ -42,7 +42,7 @@ class LoopOptions:
         for name in ("validate_every", "checkpoint_every", "smoothing", "max_skipped"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{getattr(self, name)} is too few", where=name, cure="give at least 1")
-        if self.average_best < 0 or self.tolerance < 0 or (self.patience is not None and self.patience < 1):
+        if self.average_best < 0 or not self.tolerance >= 0 or (self.patience is not None and self.patience < 1):
             raise ConfigurationError(
                 "average_best and tolerance must not be negative, and patience must be at least 1", where="training"
             )
