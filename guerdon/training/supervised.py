@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,6 +76,13 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.sources)
 
+    def fingerprint(self) -> str:
+        """The same for the same ids in the same order."""
+        digest = hashlib.sha256()
+        for ids in itertools.chain(self.sources, self.targets):
+            digest.update(np.array([len(ids), *ids], dtype=np.int64).tobytes())
+        return digest.hexdigest()
+
     def lengths(self) -> tuple[list[int], list[int]]:
         """The tokens of each source and of each target."""
         return [len(ids) for ids in self.sources], [len(ids) for ids in self.targets]
@@ -99,6 +109,11 @@ class Supervised:
         self._next = 0
         self._batch: Batch | None = None
         self._metrics: dict[str, float] = {}
+
+    def fingerprint(self) -> str:
+        """See `Trainee`: the model's and the stage's options, and the pairs."""
+        data = f"{self._training.fingerprint()} {self._validation.fingerprint()}"
+        return f"{getattr(self.model, 'options', '')} {self._options} {data}"
 
     def losses(self, step: int) -> Iterator[Tensor]:
         """See `Trainee`. The loss of a step is a mean over its target tokens, however it is cut."""

@@ -54,6 +54,10 @@ class Trainee(Protocol):
     name: str
     model: nn.Module
 
+    def fingerprint(self) -> str:
+        """All that decides what is computed, beside seed, weights and the loop's options: a checkpoint fits no other."""
+        ...
+
     def losses(self, step: int) -> Iterator[Tensor]:
         """The losses of the step's micro-batches, one at a time; their sum is the step's loss."""
         ...
