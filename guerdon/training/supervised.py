@@ -184,7 +184,8 @@ class Supervised:
         pairs = self._validation
         nll, tokens = 0.0, 0
         with torch.no_grad():
-            for rows in plan_batches(*pairs.lengths(), _VALIDATION_TOKENS, seed=0, epoch=0):
+            largest = max(map(sum, zip(*pairs.lengths(), strict=True)))
+            for rows in plan_batches(*pairs.lengths(), max(_VALIDATION_TOKENS, largest), seed=0, epoch=0):
                 targets = Padded.from_lists([pairs.targets[i] for i in rows])
                 sources = Padded.from_lists([pairs.sources[i] for i in rows])
                 nll += self._sums(Batch(tuple(rows), sources, targets), 0.0)[1]
