@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,16 @@ from typing import Any, Protocol
 import torch
 
 from guerdon.data.draws import row_keys
+from guerdon.data.files import write_atomically
 from guerdon.data.padded import Padded
 from guerdon.data.tokenizer import Tokenizer
 from guerdon.decoding import BeamOptions, DecodingOptions, Hypothesis, LengthLimit, beam_search, changed, greedy, sample
 from guerdon.decoding.constraints import inference
 from guerdon.errors import CheckpointError, ConfigurationError, DataError, InputError
 from guerdon.models.load import CONFIG, load_policy, read_config, save_policy
+from guerdon.models.transformer import Transformer
+
+DECODING = "decoding.json"
 
 
 class Text(Protocol):
@@ -187,14 +192,18 @@ class Generator:
     # --- folders
 
     def save(self, folder: str | Path) -> None:
-        """Writes ``tokenizer.json``, ``model.safetensors`` and, last, ``config.json``.
+        """Writes the tokenizer's files, ``decoding.json``, and the policy's files, whose ``config.json`` makes it a model.
 
         Raises:
             GuerdonError: when they cannot be written.
         """
         folder = Path(folder)
         self.tokenizer.save(folder)
-        save_policy(self.policy, folder, {"decoding": dataclasses.asdict(self.decoding)})
+        write_atomically(folder / DECODING, [json.dumps(dataclasses.asdict(self.decoding), indent=2).encode(), b"\n"])
+        if isinstance(self.policy, Transformer):
+            save_policy(self.policy, folder)
+        else:
+            self.policy.save(folder)
 
 
 def _check_list(texts: Sequence[str], noun: str) -> None:
@@ -214,13 +223,21 @@ def _checked(rows: list[list[int]], texts: Sequence[str], limit: int, noun: str)
 
 
 def load(where: str | Path) -> Generator:
-    """Opens a model's folder, or a run's folder (the model of its last stage).
+    """Opens a model's folder, a run's folder (the model of its last stage), or a Hugging Face encoder–decoder by name.
+
+    A folder with the files of a Hugging Face model is one too.
 
     Raises:
         DataError: when there is no model.
         CheckpointError: when it is damaged.
+        CapabilityError: when it is a Hugging Face model that cannot be a policy.
     """
+    name = str(where)
+    if not Path(where).exists() and name.count("/") == 1 and not name.startswith((".", "/")):
+        return _load_huggingface(name, None)
     folder = model_folder(Path(where))
+    if "model_type" in read_config(folder):
+        return _load_huggingface(str(folder), folder)
     policy = load_policy(folder)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocabulary_size != policy.vocabulary_size:
@@ -232,13 +249,24 @@ def load(where: str | Path) -> Generator:
     return Generator(policy, tokenizer, _decoding(folder))
 
 
-def _decoding(folder: Path) -> DecodingOptions:
-    """The decoding options in a model's configuration."""
+def _load_huggingface(name: str, folder: Path | None) -> Generator:
+    from guerdon.models.huggingface import HuggingFacePolicy
+    from guerdon.models.huggingface_text import HuggingFaceTokenizer
+
+    policy = HuggingFacePolicy.from_pretrained(name)
+    return Generator(policy.eval(), HuggingFaceTokenizer.from_pretrained(name, policy), _decoding(folder))
+
+
+def _decoding(folder: Path | None) -> DecodingOptions:
+    """The options stored with a model; the defaults where there are none."""
+    path = None if folder is None else folder / DECODING
+    if path is None or not path.is_file():
+        return DecodingOptions()
     try:
-        stored = dict(read_config(folder).get("decoding", {}))
-        return DecodingOptions(limit=LengthLimit(**stored.pop("limit", {})), **stored)
-    except (TypeError, ValueError, ConfigurationError) as error:
-        raise CheckpointError(f"its decoding options cannot be ({error})", where=str(folder / CONFIG)) from error
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return DecodingOptions(limit=LengthLimit(**stored.pop("limit")), **stored)
+    except (ValueError, TypeError, KeyError, AttributeError, ConfigurationError) as error:
+        raise CheckpointError(f"is damaged ({error})", where=str(path), cure="remove it to use the defaults") from error
 
 
 def model_folder(folder: Path) -> Path:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.exceptions import TyperException
 
 from guerdon.errors import GuerdonError
 from guerdon.training.progress import Bars, Plain, Progressing, Silent
@@ -61,16 +62,13 @@ def run_command(command: Callable[[], Returned], debug: bool = False) -> int:
 
     An error is one line; ``debug`` adds the traceback.
     """
-    import click
-
     try:
         command()
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (click.Abort, KeyboardInterrupt):
+    except TyperException as error:
+        return _report(f"{error.format_message()}; --help lists what there is", 2, debug)
+    except (typer.Abort, KeyboardInterrupt):
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
     except GuerdonError as error:

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import regex
+import regex  # type: ignore[import-untyped]
 
 from guerdon.errors import ConfigurationError, MissingExtraError
 
@@ -46,7 +46,8 @@ def split_unicode(text: str) -> list[str]:
     >>> split_unicode("It's £20.50 at the city-centre pub.")
     ["It's", '20.50', 'at', 'the', 'city', 'centre', 'pub']
     """
-    return _UNICODE_WORD.findall(text)
+    words: list[str] = _UNICODE_WORD.findall(text)
+    return words
 
 
 def split_characters(text: str) -> list[str]:
@@ -79,7 +80,7 @@ def import_jieba() -> Any:
     try:
         with warnings.catch_warnings():  # it imports pkg_resources and has invalid escapes in its source
             warnings.simplefilter("ignore")
-            import jieba
+            import jieba  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingExtraError("jieba", "chinese", "splitting Chinese text into words") from error
     jieba.setLogLevel(logging.WARNING)

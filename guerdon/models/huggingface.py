@@ -146,34 +146,47 @@ class HuggingFacePolicy(nn.Module):
 
     # --- whole sequences
 
-    def logits(self, sources: Padded, targets: Padded) -> Tensor:
+    def logits(self, sources: Padded, targets: Padded, rows: Tensor | None = None) -> Tensor:
         """See `guerdon.models.policy.Policy.logits`."""
-        mask, prompt = targets.mask, self.prompt
+        counted, prompt = targets.mask, self.prompt
         before = torch.tensor(prompt, device=targets.ids.device).expand(len(targets), -1)
-        inputs = torch.cat([before, targets.ids.masked_fill(~mask, self.pad_id)[:, :-1]], dim=1)
+        inputs = torch.cat([before, targets.ids.masked_fill(~counted, self.pad_id)[:, :-1]], dim=1)
+        memory, mask = self._encode(sources)
         output = self.model(
-            input_ids=sources.ids.masked_fill(~sources.mask, self.pad_id),
-            attention_mask=sources.mask.long(),
+            attention_mask=mask if rows is None else mask[rows],
+            encoder_outputs=(memory if rows is None else memory[rows],),
             decoder_input_ids=inputs,
             decoder_attention_mask=torch.ones_like(inputs),
             use_cache=False,
         )
-        return self._restricted(output.logits[:, len(prompt) - 1 :][mask])
+        return self._restricted(output.logits[:, len(prompt) - 1 :][counted])
 
-    def evaluate(self, sources: Padded, targets: Padded, anchor: Policy | None = None, temperature: float = 1.0) -> Evaluation:
+    def evaluate(
+        self,
+        sources: Padded,
+        targets: Padded,
+        anchor: Policy | None = None,
+        temperature: float = 1.0,
+        rows: Tensor | None = None,
+    ) -> Evaluation:
         """See `guerdon.models.policy.Policy.evaluate`."""
         with torch.no_grad():
-            anchor_logits = None if anchor is None else anchor.logits(sources, targets)
-        return evaluate_logits(self.logits(sources, targets), anchor_logits, targets, temperature)
+            anchor_logits = None if anchor is None else anchor.logits(sources, targets, rows)
+        return evaluate_logits(self.logits(sources, targets, rows), anchor_logits, targets, temperature)
+
+    def _encode(self, sources: Padded) -> tuple[Tensor, Tensor]:
+        """The memory [b, s, m], and its mask, int64 [b, s]."""
+        mask = sources.mask.long()
+        encoded = self.model.get_encoder()(
+            input_ids=sources.ids.masked_fill(mask == 0, self.pad_id), attention_mask=mask, return_dict=True
+        )
+        return encoded.last_hidden_state, mask
 
     # --- one position at a time
 
     def start(self, sources: Padded, copies: int = 1) -> tuple[HuggingFaceState, Tensor]:
         """See `guerdon.models.policy.Policy.start`. A forced first token is fed here, and is no part of the output."""
-        mask, count = sources.mask.long(), len(sources)
-        memory = self.model.get_encoder()(
-            input_ids=sources.ids.masked_fill(mask == 0, self.pad_id), attention_mask=mask, return_dict=True
-        ).last_hidden_state
+        (memory, mask), count = self._encode(sources), len(sources)
         numbers = torch.arange(count, device=memory.device)
         state = HuggingFaceState(None, memory, mask, numbers)
         *before, first = self.prompt

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from guerdon.data.padded import Padded
 from guerdon.errors import CapabilityError, MissingExtraError
-
-if TYPE_CHECKING:
-    from guerdon.models.huggingface import HuggingFacePolicy
 
 # T5's own training length; relative positions know no limit, and its configurations no longer carry one.
 _RELATIVE_POSITIONS = 512
@@ -116,7 +113,7 @@ def _positions(config: Any, side: str) -> int:
 
 
 @torch.no_grad()
-def check_agreement(policy: HuggingFacePolicy) -> None:
+def check_agreement(policy: Any) -> None:
     """Refuses a model that answers differently alone and in a padded batch, or step by step and at once.
 
     Such models exist (windows, capacities, positions counted over padding, caches not honoured), and their policy
@@ -144,7 +141,7 @@ def check_agreement(policy: HuggingFacePolicy) -> None:
             _refuse(policy.model, f"its logits {name} differ by {difference:.2g}", "a policy must answer the same; use another")
 
 
-def _probe(policy: HuggingFacePolicy) -> tuple[Padded, Padded]:
+def _probe(policy: Any) -> tuple[Padded, Padded]:
     """Two sources and two targets of different lengths, within the model's limits, of tokens that both sides know."""
     known = policy.allowed[: policy.model.get_input_embeddings().weight.shape[0]].clone()
     known[policy.end_id : policy.end_id + 1] = False
@@ -157,12 +154,12 @@ def _probe(policy: HuggingFacePolicy) -> tuple[Padded, Padded]:
     return sides[0].to(device), sides[1].to(device)
 
 
-def _alone(policy: HuggingFacePolicy, sources: Padded, targets: Padded, row: int) -> Tensor:
+def _alone(policy: Any, sources: Padded, targets: Padded, row: int) -> Tensor:
     one = torch.tensor([row], device=sources.ids.device)
     return policy.logits(sources.select(one), targets.select(one))
 
 
-def _stepwise(policy: HuggingFacePolicy, sources: Padded, targets: Padded) -> Tensor:
+def _stepwise(policy: Any, sources: Padded, targets: Padded) -> Tensor:
     """The logits of the targets' positions by cached steps; rows are copied, then dropped and exchanged on the way."""
     state, tokens = policy.start(sources, copies=2)
     source = torch.arange(2, device=tokens.device).repeat_interleave(2)

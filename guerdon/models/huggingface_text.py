@@ -88,6 +88,18 @@ class HuggingFaceTokenizer:
                 raise DataError(f"the target {text[:80]!r} spells the special token {name!r}", cure="take it out of the text")
         return ids
 
+    def encode_sources(self, texts: Sequence[str]) -> list[list[int]]:
+        """As `encode_batch`."""
+        return self.encode_batch(texts)
+
+    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each target as the policy writes it, the end token included; raises as `encode_target`."""
+        return [[*self.encode_target(text), self.end_id] for text in texts]
+
+    def encode_prefixes(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of the beginning of each target; raises as `encode_target`."""
+        return [self.encode_target(text) for text in texts]
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; special tokens are left out, and so are columns of the model that stand for no token."""
         known = [token for token in ids if token < len(self._backend)]

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,12 @@ _FORMAT, _VERSION = "guerdon", 1
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
-def save_policy(policy: Transformer, folder: Path, further: Mapping[str, Any] | None = None) -> None:
+def save_policy(policy: Transformer, folder: Path) -> None:
     """Writes both files into ``folder``, which is made where it is missing.
 
     Args:
         policy: what is saved.
         folder: where.
-        further: what else ``config.json`` is to hold.
 
     Raises:
         GuerdonError: when they cannot be written.
@@ -39,7 +37,7 @@ def save_policy(policy: Transformer, folder: Path, further: Mapping[str, Any] | 
     with reported(folder):
         folder.mkdir(parents=True, exist_ok=True)
         save_tensors(policy.state_dict(), folder / WEIGHTS)
-    config = {"format": _FORMAT, "version": _VERSION, "kind": "transformer", "options": policy.describe(), **(further or {})}
+    config = {"format": _FORMAT, "version": _VERSION, "kind": "transformer", "options": policy.describe()}
     # last, and whole: a folder with a configuration is a model
     write_atomically(folder / CONFIG, [json.dumps(config, indent=2).encode(), b"\n"])
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from guerdon.data.records import FieldMap
 from guerdon.decoding import DecodingOptions
 from guerdon.errors import ConfigurationError, DataError
-from guerdon.models.transformer import TransformerOptions
+from guerdon.models.options import TransformerOptions
 from guerdon.stages.finetune import FinetuneConfig
 from guerdon.stages.pretrain import PretrainConfig
 from guerdon.training.reinforcement import ReinforceConfig

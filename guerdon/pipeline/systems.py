@@ -114,9 +114,9 @@ class Writer:
             judged = self._judged([e for e, _ in chunk], [o.text for _, o in chunk], [o.finished for _, o in chunk])
             parts.append(self.reward.judge(judged))
         whole = Judgement({name: joined([judgement.parts[name] for judgement in parts]) for name in parts[0].parts})
-        kind = "none" if self.normalisation.kind == "none" else "batch"
+        options = self.normalisation if self.normalisation.kind == "none" else replace(self.normalisation, kind="batch")
         groups = torch.zeros(len(flat), dtype=torch.int64)
-        rewards, _ = Normaliser(replace(self.normalisation, kind=kind)).apply(whole, groups)
+        rewards, _ = Normaliser(options).apply(whole, groups)
         return rewards
 
 

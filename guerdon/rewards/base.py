@@ -144,6 +144,11 @@ class Reward(ABC):
                 cure="return one number per output",
             )
         mask = torch.ones(len(judged), dtype=torch.bool) if concerned is None else torch.as_tensor(concerned, dtype=torch.bool)
+        if mask.shape != scores.shape:
+            raise RewardError(
+                f"said of {list(mask.shape)} samples whether it applies, for {len(judged)} outputs",
+                where=f"reward {self.name!r}",
+            )
         scores = torch.where(mask, scores, 0.0)
         self._check_finite(scores, judged)
         return Judgement({self.name: Part(scores, mask)})
@@ -169,7 +174,13 @@ class Reward(ABC):
     def __add__(self, other: Reward) -> Combined:
         from guerdon.rewards.combine import Combined
 
-        return Combined.of(self).plus(Combined.of(other))
+        return Combined.of(self).plus(Combined.of(other)) if isinstance(other, Reward) else NotImplemented
+
+    def __neg__(self) -> Combined:
+        return self * -1.0
+
+    def __sub__(self, other: Reward) -> Combined:
+        return self + -other
 
     def _check_finite(self, scores: Tensor, judged: Judged) -> None:
         bad = (~torch.isfinite(scores)).nonzero().flatten().tolist()

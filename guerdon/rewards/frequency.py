@@ -71,9 +71,7 @@ class CorpusTable:
         self.counts, self.splitter, self.lowercase, self.smoothing = dict(counts), splitter, lowercase, smoothing
         for word, count in self.counts.items():
             if not isinstance(count, int) or count < 1:
-                raise DataError(
-                    f"the count of {word!r} is {count!r}", where="word_frequency", cure="give whole numbers above 0"
-                )
+                raise DataError(f"the count of {word!r} is {count!r}", where="word_frequency", cure="give counts above 0")
         self._split = word_splitter(splitter)
         mass = sum(self.counts.values()) + smoothing * (len(self.counts) + 1)
         self._log_probs = {word: math.log((count + smoothing) / mass) for word, count in self.counts.items()}

@@ -40,10 +40,10 @@ class SentenceBleu(Overlap):
         super().__init__(Bleu(lowercase, tokenize))
 
 
-class ChrfReward(Overlap):
+class SentenceChrf(Overlap):
     """Sentence chrF (Popović 2015), or chrF++ with ``word_order=2`` (Popović 2017).
 
-    >>> ChrfReward()(["s"], ["a cheap pub"], [["a cheap pub"]]).tolist()
+    >>> SentenceChrf()(["s"], ["a cheap pub"], [["a cheap pub"]]).tolist()
     [1.0]
     """
 
@@ -51,10 +51,10 @@ class ChrfReward(Overlap):
         super().__init__(Chrf(word_order=word_order, lowercase=lowercase))
 
 
-class RougeLReward(Overlap):
+class SentenceRougeL(Overlap):
     """ROUGE-L F1 (Lin 2004), the best over the references; case is ignored.
 
-    >>> RougeLReward()(["s"], ["a cheap pub"], [["a cheap pub"]]).tolist()
+    >>> SentenceRougeL()(["s"], ["a cheap pub"], [["a cheap pub"]]).tolist()
     [1.0]
     """
 

@@ -87,6 +87,10 @@ class ReinforceConfig:
                 f"there is no {self.control!r}", where="reinforce.control", cure=f"choose {', '.join(get_args(Control))}"
             )
         check_precision(self.precision)
+        if self.loop.criterion == "nll":
+            raise ConfigurationError(
+                "nothing measures 'nll'", where="reinforce.loop.criterion", cure="choose reward, with higher_is_better: true"
+            )
         if not 0 <= self.mle_weight < float("inf"):
             raise ConfigurationError("a weight must not be negative", where="reinforce.mle_weight", cure="give 0 or more")
         if self.normalisation.kind == "group" and self.samples_per_source == 1:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from guerdon.errors import ConfigurationError
 
+_HIGHER_IS_BETTER = {"nll": False, "kl": False, "reward": True, "bleu": True, "chrf": True}
+
 
 @dataclass(frozen=True)
 class LoopOptions:
@@ -45,6 +47,12 @@ class LoopOptions:
         if self.average_best < 0 or not self.tolerance >= 0 or (self.patience is not None and self.patience < 1):
             raise ConfigurationError(
                 "average_best and tolerance must not be negative, and patience must be at least 1", where="training"
+            )
+        if _HIGHER_IS_BETTER.get(self.criterion, self.higher_is_better) != self.higher_is_better:
+            raise ConfigurationError(
+                f"higher_is_better is {self.higher_is_better}, so that the worst {self.criterion} would be chosen",
+                where="loop.higher_is_better",
+                cure=f"give {not self.higher_is_better}",
             )
 
 

@@ -54,7 +54,8 @@ def test_characters_are_what_a_reader_sees():
 
 
 def test_chinese_words_without_punctuation():
-    assert splitter("chinese")("他来到了网易杭研大厦。价格 20 元!") == ["他", "来到", "了", "网易", "杭研", "大厦", "价格", "20", "元"]
+    expected = ["他", "来到", "了", "网易", "杭研", "大厦", "价格", "20", "元"]
+    assert splitter("chinese")("他来到了网易杭研大厦。价格 20 元!") == expected
 
 
 def test_chinese_is_silent():

@@ -23,7 +23,7 @@ TEXTS = [
     "A cheap pub called The Vaults stands at the riverside.",
     "Stock markets fell sharply on Tuesday.",
     "pub",
-    "There is an expensive, five-star pub called The Vaults located near Café Adriatic, and it is said that children are welcome.",
+    "There is an expensive, five-star pub called The Vaults located near Café Adriatic, and children are welcome.",
     "Il fait beau.",
 ]
 VECTORS = {"east": [2.0, 0.0], "north": [0.0, 3.0], "north-east": [1.0, 1.0], "west": [-0.5, 0.0]}
@@ -97,7 +97,7 @@ def test_an_encoder_that_moves_is_asked_again():
 
 
 def test_references_are_needed_and_what_the_encoder_gives_is_checked():
-    with pytest.raises(InputError, match="similarity_max.*sample 1.*no references"):
+    with pytest.raises(InputError, match=r"similarity_max.*sample 1.*no references"):
         SemanticSimilarity(Compass())(["", "x"], ["east", "east"], [["east"], []])
     short = FunctionEncoder(lambda texts: torch.ones(1, 3))
     with pytest.raises(RewardError, match=r"similarity_max.*\[1, 3\].*2 texts"):
@@ -105,12 +105,12 @@ def test_references_are_needed_and_what_the_encoder_gives_is_checked():
     hollow = FunctionEncoder(lambda texts: torch.full((len(texts), 2), torch.nan))
     with pytest.raises(RewardError, match="non-finite"):
         SemanticSimilarity(hollow)([""], ["a"], [["c", "d"]])
-    with pytest.raises(ConfigurationError, match="'median'.*choose max or mean"):
+    with pytest.raises(ConfigurationError, match=r"'median'.*choose max or mean"):
         SemanticSimilarity(Compass(), several="median")
 
 
 def test_property_users_are_told_a_mean_of_token_embeddings_ignores_word_order():
-    words = "the vaults is a cheap pub by the river".split()
+    words = ["the", "vaults", "is", "a", "cheap", "pub", "by", "the", "river"]
     embedding = torch.nn.Embedding(len(words), 16)
     with pytest.warns(UserWarning, match="policy's own embeddings"):
         reward = SemanticSimilarity(PolicyEmbedding(embedding, lambda text: [words.index(w) for w in text.split()]))
@@ -197,7 +197,7 @@ def test_long_texts_are_counted_and_warned_of_once():
 def test_another_script_is_warned_of_once():
     encoder = SentenceEncoder()
     encoder.encode(["Café Москва pub", "naïve £20"])
-    with pytest.warns(UserWarning, match="reads English.*multilingual"):
+    with pytest.warns(UserWarning, match=r"reads English.*multilingual"):
         encoder.encode(["我来到北京", "pub"])
     encoder.encode(["我来到北京"])
 
