@@ -12,10 +12,12 @@ from typing import Any, Protocol
 import torch
 
 from guerdon.data.draws import row_keys
+from guerdon.data.files import write_atomically
 from guerdon.data.padded import Padded
 from guerdon.data.tokenizer import Tokenizer
 from guerdon.decoding import BeamOptions, DecodingOptions, Hypothesis, LengthLimit, beam_search, changed, greedy, sample
-from guerdon.errors import CheckpointError, DataError
+from guerdon.decoding.constraints import inference
+from guerdon.errors import CheckpointError, ConfigurationError, DataError, InputError
 from guerdon.models.load import CONFIG, load_policy, read_config, save_policy
 from guerdon.models.transformer import Transformer
 
@@ -91,6 +93,7 @@ class Generator:
         Raises:
             DataError: for a source of more tokens than the policy takes.
         """
+        _check_list(texts, "sources")
         return _checked(self.tokenizer.encode_sources(texts), texts, self.policy.max_source, "source")
 
     def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
@@ -99,6 +102,7 @@ class Generator:
         Raises:
             DataError: for a target of more tokens than the policy can write.
         """
+        _check_list(texts, "targets")
         return _checked(self.tokenizer.encode_targets(texts), texts, self.policy.max_target, "target")
 
     # --- decoding
@@ -122,11 +126,12 @@ class Generator:
 
         Raises:
             ConfigurationError: for options that cannot be.
-            DataError: for a source or prefix that is too long.
+            DataError: for a source that is too long.
+            InputError: for another number of prefixes than sources, or a prefix that is too long.
         """
         options = changed(decoding or self.decoding, changes)
         rows = self.encode_sources(sources)
-        forced = None if prefixes is None else self.tokenizer.encode_prefixes(prefixes)
+        forced = None if prefixes is None else self._encode_prefixes(prefixes, len(rows))
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         found: dict[int, list[Output]] = {}
         for first in range(0, len(order), options.batch_size):
@@ -140,6 +145,12 @@ class Generator:
             if advance is not None:
                 advance(len(found))
         return [found[i] for i in range(len(rows))]
+
+    def _encode_prefixes(self, prefixes: Sequence[str], count: int) -> list[list[int]]:
+        _check_list(prefixes, "prefixes")
+        if len(prefixes) != count:
+            raise InputError(f"{len(prefixes)} prefixes for {count} sources", where="generate", cure="pass one for each source")
+        return self.tokenizer.encode_prefixes(prefixes)
 
     def _search(
         self, batch: Padded, numbers: Sequence[int], options: DecodingOptions, prefixes: Padded | None
@@ -161,28 +172,43 @@ class Generator:
         return [flat[i : i + copies] for i in range(0, len(flat), copies)]
 
     def log_probs(self, sources: Sequence[str], targets: Sequence[str]) -> list[float]:
-        """The natural logarithm of the policy's probability of each target given its source, end included."""
+        """The natural logarithm of the policy's probability of each target given its source, end included.
+
+        Raises:
+            InputError: for another number of targets than sources.
+            DataError: for a source or target that is too long.
+        """
+        if len(sources) != len(targets):
+            raise InputError(f"{len(targets)} targets for {len(sources)} sources", where="log_probs", cure="pass one for each")
+        rows, written = self.encode_sources(sources), self.encode_targets(targets)
         found: list[float] = []
-        with torch.no_grad():
-            for first in range(0, len(sources), self.decoding.batch_size):
+        with inference(self.policy):
+            for first in range(0, len(rows), self.decoding.batch_size):
                 span = slice(first, first + self.decoding.batch_size)
-                batch = Padded.from_lists(self.encode_sources(sources[span]), self.policy.pad_id, self.device)
-                written = Padded.from_lists(self.encode_targets(targets[span]), self.policy.pad_id, self.device)
-                found += self.policy.eval().evaluate(batch, written).log_prob.double().sum(1).tolist()
+                batch, scored = (Padded.from_lists(part[span], self.policy.pad_id, self.device) for part in (rows, written))
+                found += self.policy.evaluate(batch, scored).log_prob.double().sum(1).tolist()
         return found
 
     # --- folders
 
     def save(self, folder: str | Path) -> None:
-        """Writes the policy's files, the tokenizer's, and ``decoding.json``."""
+        """Writes the tokenizer's files, ``decoding.json``, and the policy's files, whose ``config.json`` makes it a model.
+
+        Raises:
+            GuerdonError: when they cannot be written.
+        """
         folder = Path(folder)
+        self.tokenizer.save(folder)
+        write_atomically(folder / DECODING, [json.dumps(dataclasses.asdict(self.decoding), indent=2).encode(), b"\n"])
         if isinstance(self.policy, Transformer):
             save_policy(self.policy, folder)
         else:
             self.policy.save(folder)
-        self.tokenizer.save(folder)
-        text = json.dumps(dataclasses.asdict(self.decoding), indent=2) + "\n"
-        (folder / DECODING).write_text(text, encoding="utf-8")
+
+
+def _check_list(texts: Sequence[str], noun: str) -> None:
+    if isinstance(texts, str):
+        raise InputError("is one text, and a list of texts is needed", where=noun, cure="put it in brackets: [text]")
 
 
 def _checked(rows: list[list[int]], texts: Sequence[str], limit: int, noun: str) -> list[list[int]]:
@@ -239,7 +265,7 @@ def _decoding(folder: Path | None) -> DecodingOptions:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return DecodingOptions(limit=LengthLimit(**stored.pop("limit")), **stored)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ConfigurationError) as error:
         raise CheckpointError(f"is damaged ({error})", where=str(path), cure="remove it to use the defaults") from error
 
 

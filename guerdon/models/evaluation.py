@@ -25,7 +25,8 @@ def evaluate_logits(logits: Tensor, anchor_logits: Tensor | None, targets: Padde
     kl = anchor_log_prob = None
     if anchor_logits is not None:
         anchor = _log_softmax(anchor_logits, temperature)
-        kl = _spread((log_probs.exp() * (_finite(log_probs) - _finite(anchor))).sum(-1), mask)
+        disallowed = log_probs == -torch.inf  # a token that only the anchor disallows makes the divergence infinite
+        kl = _spread((log_probs.exp() * (_finite(log_probs) - anchor.masked_fill(disallowed, 0.0))).sum(-1), mask)
         anchor_log_prob = _spread(anchor.gather(-1, ids)[:, 0], mask)
     return Evaluation(_spread(log_probs.gather(-1, ids)[:, 0], mask), _spread(entropy, mask), mask, kl, anchor_log_prob)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +14,32 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from guerdon.data.files import reported, write_atomically
 from guerdon.errors import CheckpointError, ConfigurationError, DataError
 from guerdon.models.options import TransformerOptions
 from guerdon.models.transformer import Transformer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _FORMAT, _VERSION = "guerdon", 1
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def save_policy(policy: Transformer, folder: Path) -> None:
-    """Writes both files into ``folder``, which is made where it is missing."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes both files into ``folder``, which is made where it is missing.
+
+    Args:
+        policy: what is saved.
+        folder: where.
+
+    Raises:
+        GuerdonError: when they cannot be written.
+    """
+    with reported(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_tensors(policy.state_dict(), folder / WEIGHTS)
     config = {"format": _FORMAT, "version": _VERSION, "kind": "transformer", "options": policy.describe()}
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_tensors(policy.state_dict(), folder / WEIGHTS)
+    # last, and whole: a folder with a configuration is a model
+    write_atomically(folder / CONFIG, [json.dumps(config, indent=2).encode(), b"\n"])
 
 
 def load_policy(folder: Path) -> Transformer:
@@ -37,7 +52,10 @@ def load_policy(folder: Path) -> Transformer:
     config = read_config(folder)
     if config.get("format") != _FORMAT or config.get("kind") != "transformer":
         raise DataError("is not the configuration of a guerdon policy", where=str(folder / CONFIG))
-    if int(config.get("version", 0)) > _VERSION:
+    version = config.get("version")
+    if not isinstance(version, int):
+        raise CheckpointError(f"has no version but {version!r}", where=str(folder / CONFIG), cure="restore the file")
+    if version > _VERSION:
         raise CheckpointError("was written by a newer guerdon", where=str(folder / CONFIG), cure="upgrade guerdon")
     try:
         policy = Transformer(TransformerOptions(**config["options"]))
@@ -80,8 +98,17 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Writes tensors to a safetensors file; tensors that share memory are written once each."""
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+    """Writes tensors to a safetensors file; tensors that share memory are written once each.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    try:
+        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:  # the library wraps what the system said
+        found = _OS_ERROR.search(str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from guerdon.errors import ConfigurationError
 
 PAD_ID, START_ID, END_ID, MASK_ID = 0, 1, 2, 3
+Positions = Literal["sinusoidal", "rotary", "learned"]
+Norm = Literal["pre", "post"]
+Activation = Literal["relu", "gelu", "swiglu"]
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,19 @@ class TransformerOptions:
     decoder_layers: int = 3
     feed_forward: int = 1024
     dropout: float = 0.1
-    positions: Literal["sinusoidal", "rotary", "learned"] = "sinusoidal"
-    norm: Literal["pre", "post"] = "pre"
-    activation: Literal["relu", "gelu", "swiglu"] = "relu"
+    positions: Positions = "sinusoidal"
+    norm: Norm = "pre"
+    activation: Activation = "relu"
     tied_embeddings: bool = True
     max_source: int = 512
     max_target: int = 256
 
     def __post_init__(self) -> None:
+        for name, kinds in (("positions", Positions), ("norm", Norm), ("activation", Activation)):
+            if getattr(self, name) not in get_args(kinds):
+                raise ConfigurationError(
+                    f"there is no {getattr(self, name)!r}", where=f"model.{name}", cure=f"choose {', '.join(get_args(kinds))}"
+                )
         for name in ("width", "heads", "encoder_layers", "decoder_layers", "feed_forward", "max_source", "max_target"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{getattr(self, name)} is not a size", where=f"model.{name}", cure="give at least 1")

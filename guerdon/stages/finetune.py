@@ -12,7 +12,7 @@ from guerdon.errors import ConfigurationError, DataError
 from guerdon.generator import Generator
 from guerdon.training.around import surroundings
 from guerdon.training.loop import Loop, Outcome
-from guerdon.training.progress import Progressing
+from guerdon.training.progress import Progressing, Silent
 from guerdon.training.supervised import Pairs, Supervised, SupervisedOptions, Validate
 
 
@@ -25,6 +25,11 @@ class FinetuneConfig(SupervisedOptions):
     """
 
     too_long: Literal["stop", "skip"] = "stop"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.too_long not in ("stop", "skip"):
+            raise ConfigurationError(f"there is no {self.too_long!r}", where="finetune.too_long", cure="choose stop or skip")
 
 
 def finetune(
@@ -56,19 +61,31 @@ def finetune(
         ConfigurationError: for a criterion that nothing measures.
         TrainingError, CheckpointError: as `guerdon.training.loop.Loop.run`.
     """
-    if not validation and validate is None and config.loop.criterion == "nll":
-        raise ConfigurationError(
-            "there is no validation data to choose a checkpoint by", where="finetune", cure="give validation examples"
-        )
-    training = encode_pairs(generator, [(e.source, r) for e in examples for r in e.references], config.too_long)
+    progress = progress or Silent()
+    training = _pairs(generator, [(e.source, r) for e in examples for r in e.references], config.too_long, progress)
     if not len(training):
         raise DataError(
             "no pair of source and reference is left to train on", where="finetune", cure="give examples with references"
         )
-    held = encode_pairs(generator, [(e.source, e.references[0]) for e in validation if e.references], "skip")
+    held = _pairs(generator, [(e.source, e.references[0]) for e in validation if e.references], config.too_long, progress)
+    if validate is None and (config.loop.criterion != "nll" or not len(held)):
+        raise ConfigurationError(
+            f"nothing measures {config.loop.criterion!r}",
+            where="finetune.loop.criterion",
+            cure="give validation examples with references for nll, or a function that measures it",
+        )
     trainee = Supervised("finetune", generator, training, held, config, seed, validate=validate)
     with surroundings(folder, "finetune", seed, progress, tensorboard) as around:
         return Loop(trainee, config.total_steps(training, seed), config.loop, config.optimiser, around).run()
+
+
+def _pairs(
+    generator: Generator, pairs: Sequence[tuple[str, str]], too_long: Literal["stop", "skip"], progress: Progressing
+) -> Pairs:
+    kept = encode_pairs(generator, pairs, too_long)
+    if len(kept) < len(pairs):
+        progress.say(f"finetune: {len(pairs) - len(kept)} of {len(pairs)} pairs skipped, which are too long for the policy")
+    return kept
 
 
 def encode_pairs(generator: Generator, pairs: Sequence[tuple[str, str]], too_long: Literal["stop", "skip"]) -> Pairs:

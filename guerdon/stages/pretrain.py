@@ -36,6 +36,10 @@ class PretrainConfig(SupervisedOptions):
             raise ConfigurationError(
                 f"{self.max_length} leaves no room for a text", where="pretrain.max_length", cure="give more"
             )
+        if self.loop.criterion != "nll":
+            raise ConfigurationError(
+                f"nothing measures {self.loop.criterion!r}", where="pretrain.loop.criterion", cure="choose nll"
+            )
 
 
 def pretrain(
@@ -66,6 +70,10 @@ def pretrain(
     mask_id = getattr(generator.tokenizer, "mask_id", None)
     if mask_id is None:
         raise ConfigurationError("the tokenizer has no mask token, which corrupted texts need", where="pretrain")
+    if min(generator.policy.max_source, generator.policy.max_target) < 2:
+        raise ConfigurationError(
+            "the policy takes no text but an empty one", where="pretrain", cure="raise max_source, max_target"
+        )
     training, held = (list(_documents(generator, part, config.max_length)) for part in (texts, validation))
     if not training or not held:
         raise DataError(

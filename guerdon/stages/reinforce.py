@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,7 +37,8 @@ from guerdon.objectives.policy_gradient import kl_loss, reinforce_loss
 from guerdon.rewards.base import Reward
 from guerdon.rewards.normalise import Normaliser
 from guerdon.training.around import surroundings
-from guerdon.training.loop import Loop, Outcome, autocast
+from guerdon.training.loop import Loop, Outcome
+from guerdon.training.precision import autocast
 from guerdon.training.progress import Progressing
 from guerdon.training.reinforcement import ReinforceConfig
 from guerdon.training.rollouts import MicroBatch, Prompts, Rollout, draw, greedy_texts
@@ -59,6 +61,15 @@ class Reinforce:
         self._rollout: Rollout | None = None
         self._metrics: dict[str, float] = {}
         self._durations: dict[str, float] = {}
+
+    def fingerprint(self) -> str:
+        """See `Trainee`: the options, the examples, and the anchor, which on resuming must be the one it began with."""
+        digest = hashlib.sha256()
+        for weight in self.anchor.parameters():
+            digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        for example in [*self.prompts.examples, *self.watch.validation.examples]:
+            digest.update(repr((example.source, example.references)).encode())
+        return f"{getattr(self.model, 'options', '')} {self.config} {self.reward.name} {digest.hexdigest()}"
 
     def losses(self, step: int) -> Iterator[Tensor]:
         """One step of REINFORCE. Advantages are computed before the samples are cut into micro-batches."""

@@ -37,8 +37,9 @@ class TrainingState:
         best: the steps whose weights are kept as the best, best first.
         skipped: steps skipped because of a non-finite number, in all and in a row.
         offsets: lengths of the logs in bytes.
-        options: fingerprint of the options that decide what is computed.
+        options: fingerprint of the options and the data that decide what is computed.
         finished: why the stage ended; empty while it goes on.
+        final: the validation figures of the final weights, once these are chosen: the checkpoint's weights are then they.
     """
 
     step: int = 0
@@ -50,6 +51,7 @@ class TrainingState:
     offsets: dict[str, int] = field(default_factory=dict)
     options: str = ""
     finished: str = ""
+    final: dict[str, float] | None = None
 
 
 class CheckpointStore:
@@ -59,7 +61,7 @@ class CheckpointStore:
         self.folder = folder
 
     def save(self, state: TrainingState, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        """Writes a checkpoint at ``state.step`` and removes the oldest ones."""
+        """Writes a checkpoint at ``state.step``; removes the oldest ones, and kept weights that none names among its best."""
         final = self.folder / f"step-{state.step:08d}"
         temporary = self.folder / f".{final.name}.partial"
         with writing(final):
@@ -71,21 +73,36 @@ class CheckpointStore:
             (temporary / STATE).write_text(json.dumps(record), encoding="utf-8")
             for name in (MODEL, OPTIMISER, STATE):
                 sync(temporary / name)
-            shutil.rmtree(final, ignore_errors=True)
+            sync(temporary)
+            if final.exists():
+                self._remove(final)
             temporary.rename(final)
             sync(self.folder)
             for old in self.steps()[:-_KEPT]:
-                shutil.rmtree(self.folder / f"step-{old:08d}")
+                self._remove(self.folder / f"step-{old:08d}")
+            self._drop_worse()
+
+    def _remove(self, checkpoint: Path) -> None:
+        """A kill amid the removal of files must not leave half a checkpoint under a checkpoint's name."""
+        removed = self.folder / f".{checkpoint.name}.removed"
+        shutil.rmtree(removed, ignore_errors=True)
+        checkpoint.rename(removed)
+        shutil.rmtree(removed)
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints that are there, in order."""
         return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*") if path.is_dir())
 
-    def load(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> TrainingState | None:
+    def load(self, model: nn.Module, optimiser: torch.optim.Optimizer, options: str) -> TrainingState | None:
         """Puts the newest checkpoint into model and optimiser, and returns its state; None where there is no checkpoint.
 
+        Args:
+            model: takes the weights.
+            optimiser: takes the moments.
+            options: the fingerprint that the checkpoint must have; where it has another, nothing is changed.
+
         Raises:
-            CheckpointError: when it is damaged or does not fit.
+            CheckpointError: when it is damaged, or does not fit.
         """
         if not self.steps():
             return None
@@ -93,10 +110,17 @@ class CheckpointStore:
         cure = f"remove {folder} to go on from the checkpoint before it"
         try:
             record = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            sums = record.pop("sha256")
+            sums = {name: record["sha256"][name] for name in (MODEL, OPTIMISER)}
+            del record["sha256"]
             state = TrainingState(**{**record, "validations": [(int(a), float(b)) for a, b in record["validations"]]})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"is damaged ({error})", where=str(folder / STATE), cure=cure) from error
+        if state.options != options:
+            raise CheckpointError(
+                "belongs to other options, another model or other data than the present ones",
+                where=str(self.folder),
+                cure="use what it was begun with, or another run folder",
+            )
         for name, expected in sums.items():
             if not (folder / name).is_file() or sha256(folder / name) != expected:
                 raise CheckpointError("is missing or damaged (its checksum differs)", where=str(folder / name), cure=cure)
@@ -113,8 +137,9 @@ class CheckpointStore:
             save_tensors(model.state_dict(), partial)
             sync(partial)
             partial.rename(path)
+            sync(path.parent)
 
-    def forget_worse(self) -> None:
+    def _drop_worse(self) -> None:
         """Drops the kept weights that no checkpoint names among its best."""
         named: set[int] = set()
         for step in self.steps():

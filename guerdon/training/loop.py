@@ -7,18 +7,17 @@ that is killed and resumed computes the same bits.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from guerdon.data.draws import key
-from guerdon.errors import CheckpointError, TrainingError
+from guerdon.errors import TrainingError
 from guerdon.training.checkpoint import CheckpointStore, TrainingState
 from guerdon.training.progress import Progressing
 from guerdon.training.runlog import RunLog
@@ -53,11 +52,6 @@ class Outcome:
     skipped: int
 
 
-def autocast(device: torch.device, precision: Literal["float32", "bfloat16"]) -> AbstractContextManager[Any]:
-    """bfloat16 matrix products with float32 weights and sums; nothing for float32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
-
-
 class Loop:
     """Trains a `Trainee` for ``steps`` optimiser steps, or until its criterion no longer rises."""
 
@@ -67,7 +61,8 @@ class Loop:
         self.trainee, self.steps, self.options, self.around = trainee, steps, options, around
         self.optimiser_options = optimiser
         self.optimiser = build_optimiser(trainee.model, optimiser)
-        self.state = TrainingState(options=f"{steps} {options} {optimiser} {around.seed}")
+        chosen = f"{trainee.name} {steps} {options} {optimiser} {around.seed} {trainee.fingerprint()}"
+        self.state = TrainingState(options=hashlib.sha256(chosen.encode()).hexdigest())
 
     def run(self) -> Outcome:
         """Trains, resuming where a checkpoint is, and leaves the final weights in the model.
@@ -88,26 +83,24 @@ class Loop:
     # --- begin and end
 
     def _begin(self) -> None:
-        found = self.around.checkpoints.load(self.trainee.model, self.optimiser)
-        if found is not None and found.options != self.state.options:
-            raise CheckpointError(
-                "belongs to other training options than the present ones",
-                where=str(self.around.checkpoints.folder),
-                cure="use the options it was begun with, or another run folder",
-            )
+        found = self.around.checkpoints.load(self.trainee.model, self.optimiser, self.state.options)
         self.around.progress.begin(self.trainee.name, self.steps, found.step if found else 0)
-        if found is not None:
-            self.state = found
-            self.trainee.load_state(found.trainee)
-            self.around.log.cut_back(found.offsets)
-        elif not self.state.validations:
+        if found is None:
             self._checkpoint()
+            return
+        self.state = found
+        self.trainee.load_state(found.trainee)
+        if found.final is None:  # otherwise what follows in the logs is of later stages
+            self.around.log.cut_back(found.offsets)
 
     def _finish(self) -> Outcome:
-        final = self._choose()
-        self.around.log.metrics(self.trainee.name, self.state.step, "final", final)
-        self.around.progress.end(f"({self.state.finished})")
-        return Outcome(self.state.step, self.state.finished, final, self.state.skipped)
+        state = self.state
+        if state.final is None:
+            state.final = dict(self._choose())
+            self.around.log.metrics(self.trainee.name, state.step, "final", state.final)
+            self._checkpoint()
+        self.around.progress.end(f"({state.finished})")
+        return Outcome(state.step, state.finished, state.final, state.skipped)
 
     def _choose(self) -> Mapping[str, float]:
         """Puts the final weights into the model: the mean of the best, or the best where that validates better."""
@@ -226,7 +219,6 @@ class Loop:
         self.state.offsets = self.around.log.offsets()
         self.state.trainee = self.trainee.state()
         self.around.checkpoints.save(dataclasses.replace(self.state), self.trainee.model, self.optimiser)
-        self.around.checkpoints.forget_worse()
 
     @property
     def _sign(self) -> float:

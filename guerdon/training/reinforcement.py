@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from guerdon.decoding import LengthLimit, SamplingOptions
 from guerdon.errors import ConfigurationError
 from guerdon.objectives.advantage import Baseline, check_baseline
 from guerdon.rewards.normalise import NormaliserOptions
+from guerdon.training.precision import Precision, check_precision
 from guerdon.training.schedule import OptimiserOptions
 from guerdon.training.trainee import LoopOptions
 
@@ -71,7 +72,7 @@ class ReinforceConfig:
     mle_weight: float = 0.0
     control: Control = "none"
     micro_batch_tokens: int = 8192
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     optimiser: OptimiserOptions = field(
         default_factory=lambda: OptimiserOptions(learning_rate=1e-4, warmup_steps=10, schedule="constant", weight_decay=0.0)
     )
@@ -81,7 +82,16 @@ class ReinforceConfig:
         for name in ("steps", "sources_per_step", "samples_per_source", "micro_batch_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{getattr(self, name)} is too few", where=f"reinforce.{name}", cure="give at least 1")
-        if self.mle_weight < 0:
+        if self.control not in get_args(Control):
+            raise ConfigurationError(
+                f"there is no {self.control!r}", where="reinforce.control", cure=f"choose {', '.join(get_args(Control))}"
+            )
+        check_precision(self.precision)
+        if self.loop.criterion == "nll":
+            raise ConfigurationError(
+                "nothing measures 'nll'", where="reinforce.loop.criterion", cure="choose reward, with higher_is_better: true"
+            )
+        if not 0 <= self.mle_weight < float("inf"):
             raise ConfigurationError("a weight must not be negative", where="reinforce.mle_weight", cure="give 0 or more")
         if self.normalisation.kind == "group" and self.samples_per_source == 1:
             raise ConfigurationError(

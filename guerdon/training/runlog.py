@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from guerdon.errors import TrainingError
+from guerdon.errors import CheckpointError, TrainingError
 
 METRICS, SAMPLES, SKIPPED_STEPS, TIMINGS = "metrics.jsonl", "samples.jsonl", "skipped_steps.jsonl", "timings.jsonl"
 _EXACT = (METRICS, SAMPLES, SKIPPED_STEPS)
@@ -81,12 +81,22 @@ class RunLog:
         return lengths
 
     def cut_back(self, offsets: Mapping[str, int]) -> None:
-        """Drops what was written after a checkpoint."""
+        """Drops what was written after a checkpoint.
+
+        Raises:
+            CheckpointError: when a log has lost what was written before it.
+        """
         for name in _EXACT:
-            path = self.folder / name
+            path, length = self.folder / name, offsets.get(name, 0)
+            if length > (path.stat().st_size if path.exists() else 0):
+                raise CheckpointError(
+                    f"is shorter than the {length} bytes that it had at the last checkpoint",
+                    where=str(path),
+                    cure="restore the file, or begin again in another run folder",
+                )
             if path.exists():
                 with writing(path), path.open("rb+") as file:
-                    file.truncate(offsets.get(name, 0))
+                    file.truncate(length)
 
     def close(self) -> None:
         """Flushes the TensorBoard events."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
 
 from guerdon.errors import ConfigurationError
+
+Schedule = Literal["constant", "cosine", "linear", "inverse_sqrt"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class OptimiserOptions:
 
     learning_rate: float = 1e-3
     warmup_steps: int = 200
-    schedule: Literal["constant", "cosine", "linear", "inverse_sqrt"] = "cosine"
+    schedule: Schedule = "cosine"
     final_share: float = 0.0
     weight_decay: float = 0.01
     beta1: float = 0.9
@@ -38,20 +40,36 @@ class OptimiserOptions:
     clip_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+        if self.schedule not in get_args(Schedule):
             raise ConfigurationError(
-                f"{self.learning_rate} is no learning rate", where="learning_rate", cure="give more than 0"
+                f"there is no {self.schedule!r}", where="optimiser.schedule", cure=f"choose {', '.join(get_args(Schedule))}"
             )
-        if self.warmup_steps < 0 or not 0 <= self.final_share <= 1 or self.weight_decay < 0:
+        fit = {  # written so that nan fits nowhere
+            "learning_rate": 0 < self.learning_rate < math.inf,
+            "warmup_steps": self.warmup_steps >= (1 if self.schedule == "inverse_sqrt" else 0),
+            "final_share": 0 <= self.final_share <= 1,
+            "weight_decay": 0 <= self.weight_decay < math.inf,
+            "beta1": 0 <= self.beta1 < 1,
+            "beta2": 0 <= self.beta2 < 1,
+            "epsilon": 0 < self.epsilon < math.inf,
+            "clip_norm": self.clip_norm is None or 0 < self.clip_norm < math.inf,
+        }
+        for name in (name for name, fits in fit.items() if not fits):
             raise ConfigurationError(
-                "warm-up, final share and weight decay must not be negative, nor the share above 1", where="optimiser"
+                f"{getattr(self, name)} is out of range", where=f"optimiser.{name}", cure=f"give {_RANGES[name]}"
             )
-        if self.schedule == "inverse_sqrt" and self.warmup_steps == 0:
-            raise ConfigurationError(
-                "inverse_sqrt starts from the end of a warm-up", where="warmup_steps", cure="give at least 1"
-            )
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ConfigurationError(f"{self.clip_norm} is no norm", where="clip_norm", cure="give more than 0, or null")
+
+
+_RANGES = {
+    "learning_rate": "more than 0",
+    "warmup_steps": "0 or more, and at least 1 for inverse_sqrt, which starts from the end of the warm-up",
+    "final_share": "0 to 1",
+    "weight_decay": "0 or more",
+    "beta1": "0 to below 1",
+    "beta2": "0 to below 1",
+    "epsilon": "more than 0",
+    "clip_norm": "more than 0, or null",
+}
 
 
 def learning_rate(options: OptimiserOptions, step: int, steps: int) -> float:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +17,7 @@ from guerdon.data.padded import Padded
 from guerdon.errors import ConfigurationError
 from guerdon.generator import Generator
 from guerdon.objectives.likelihood import label_smoothed_nll
-from guerdon.training.loop import autocast
+from guerdon.training.precision import Precision, autocast, check_precision
 from guerdon.training.schedule import OptimiserOptions
 from guerdon.training.trainee import LoopOptions
 
@@ -42,15 +45,16 @@ class SupervisedOptions:
     batch: BatchOptions = field(default_factory=BatchOptions)
     accumulation: int = 1
     label_smoothing: float = 0.1
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
     loop: LoopOptions = field(default_factory=LoopOptions)
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise ConfigurationError("needs either epochs or steps", where="epochs, steps", cure="give exactly one of them")
-        if (self.epochs or self.steps or 0) <= 0 or self.accumulation < 1:
+        if not (self.epochs or self.steps or 0) > 0 or self.accumulation < 1:
             raise ConfigurationError("epochs, steps and accumulation must be more than 0", where="epochs, steps, accumulation")
+        check_precision(self.precision)
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ConfigurationError(f"{self.label_smoothing} is not a share", where="label_smoothing", cure="0 to below 1")
 
@@ -71,6 +75,13 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.sources)
+
+    def fingerprint(self) -> str:
+        """The same for the same ids in the same order."""
+        digest = hashlib.sha256()
+        for ids in itertools.chain(self.sources, self.targets):
+            digest.update(np.array([len(ids), *ids], dtype=np.int64).tobytes())
+        return digest.hexdigest()
 
     def lengths(self) -> tuple[list[int], list[int]]:
         """The tokens of each source and of each target."""
@@ -98,6 +109,11 @@ class Supervised:
         self._next = 0
         self._batch: Batch | None = None
         self._metrics: dict[str, float] = {}
+
+    def fingerprint(self) -> str:
+        """See `Trainee`: the model's and the stage's options, and the pairs."""
+        data = f"{self._training.fingerprint()} {self._validation.fingerprint()}"
+        return f"{getattr(self.model, 'options', '')} {self._options} {data}"
 
     def losses(self, step: int) -> Iterator[Tensor]:
         """See `Trainee`. The loss of a step is a mean over its target tokens, however it is cut."""
@@ -168,7 +184,8 @@ class Supervised:
         pairs = self._validation
         nll, tokens = 0.0, 0
         with torch.no_grad():
-            for rows in plan_batches(*pairs.lengths(), _VALIDATION_TOKENS, seed=0, epoch=0):
+            largest = max(map(sum, zip(*pairs.lengths(), strict=True)))
+            for rows in plan_batches(*pairs.lengths(), max(_VALIDATION_TOKENS, largest), seed=0, epoch=0):
                 targets = Padded.from_lists([pairs.targets[i] for i in rows])
                 sources = Padded.from_lists([pairs.sources[i] for i in rows])
                 nll += self._sums(Batch(tuple(rows), sources, targets), 0.0)[1]

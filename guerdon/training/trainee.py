@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from guerdon.errors import ConfigurationError
 
+_HIGHER_IS_BETTER = {"nll": False, "kl": False, "reward": True, "bleu": True, "chrf": True}
+
 
 @dataclass(frozen=True)
 class LoopOptions:
@@ -42,9 +44,15 @@ class LoopOptions:
         for name in ("validate_every", "checkpoint_every", "smoothing", "max_skipped"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{getattr(self, name)} is too few", where=name, cure="give at least 1")
-        if self.average_best < 0 or self.tolerance < 0 or (self.patience is not None and self.patience < 1):
+        if self.average_best < 0 or not self.tolerance >= 0 or (self.patience is not None and self.patience < 1):
             raise ConfigurationError(
                 "average_best and tolerance must not be negative, and patience must be at least 1", where="training"
+            )
+        if _HIGHER_IS_BETTER.get(self.criterion, self.higher_is_better) != self.higher_is_better:
+            raise ConfigurationError(
+                f"higher_is_better is {self.higher_is_better}, so that the worst {self.criterion} would be chosen",
+                where="loop.higher_is_better",
+                cure=f"give {not self.higher_is_better}",
             )
 
 
@@ -53,6 +61,10 @@ class Trainee(Protocol):
 
     name: str
     model: nn.Module
+
+    def fingerprint(self) -> str:
+        """All that decides what is computed, beside seed, weights and the loop's options: a checkpoint fits no other."""
+        ...
 
     def losses(self, step: int) -> Iterator[Tensor]:
         """The losses of the step's micro-batches, one at a time; their sum is the step's loss."""

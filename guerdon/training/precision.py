@@ -1,0 +1,23 @@
+"""In which precision matrix products are computed."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, Literal, get_args
+
+import torch
+
+from guerdon.errors import ConfigurationError
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """bfloat16 matrix products with float32 weights and sums; nothing for float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def check_precision(precision: str) -> None:
+    """Refuses a precision that is none of `Precision`."""
+    if precision not in get_args(Precision):
+        raise ConfigurationError(f"there is no {precision!r}", where="precision", cure="choose float32 or bfloat16")
