@@ -116,6 +116,9 @@ def test_the_reward_rises_on_every_kind_of_policy(kind: str, tmp_path: Path) -> 
     assert steps[0]["kl"] == pytest.approx(0.0, abs=1e-3)  # the policy is its own anchor before the first update
     assert steps[-1]["kl"] > 0.01
     assert len(lines(tmp_path, "validation")) == 2
+    samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert {(row["kind"], row["step"]) for row in samples} >= {("train", step) for step in range(1, 13)} | {("validation", 12)}
+    assert all(row["parts"].keys() == {"wanted"} for row in samples)
 
 
 @pytest.mark.parametrize("kind", POLICIES)
