@@ -36,17 +36,10 @@ def pieces(data: Path) -> dict[str, list[str]]:
     peer = [python, "benchmarks/peers/e2e_marian.py", "--data", str(data)]
     for seed in SEEDS:
         found[f"peer-e2e-{seed}"] = [*peer, "--seed", str(seed), "--output", f"runs/peer-e2e-{seed}"]
-    peer = [
-        python,
-        "benchmarks/peers/multi30k_seq2seqtrainer.py",
-        "--data",
-        str(data),
-        "--tokenizer",
-        "runs/multi30k/tokenizer",
-    ]
-    for rate in RATES:
-        budget = ["--minutes", str(fine_tuning_minutes(RUNS / "multi30k")), "--learning-rate", rate]
-        found[f"peer-multi30k-{rate}"] = [*peer, *budget, "--output", f"runs/peer-multi30k-{rate}"]
+    options = ["--data", str(data), "--tokenizer", "runs/multi30k/tokenizer", "--dropout", "0.2"]
+    budget = ["--minutes", str(fine_tuning_minutes(RUNS / "multi30k")), "--learning-rate", *RATES]
+    peer = [python, "benchmarks/peers/multi30k_seq2seqtrainer.py", *options, *budget]
+    found["peer-multi30k"] = [*peer, "--output", "runs/peer-multi30k"]
     return found
 
 
