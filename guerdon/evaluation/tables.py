@@ -57,7 +57,7 @@ class SampleSet(NamedTuple):
     before: str
     after: str
     note: str
-    samples: Sequence[Sample]
+    shown: Sequence[Sample]
 
 
 def values_table(evaluation: Evaluation) -> list[MeasureRow]:

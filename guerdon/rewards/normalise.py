@@ -70,7 +70,7 @@ class Moments:
 class Normaliser:
     """Turns raw parts into the rewards that the policy is trained on; keeps the running moments.
 
-    σ is the population's; where it is 0, or below 1e-6 of |μ| (float32's rounding), the normalised value is 0.
+    σ is the population's; where it is 0, or below 1e-6 of the size of μ (float32's rounding), the normalised value is 0.
     """
 
     def __init__(self, options: NormaliserOptions) -> None:
