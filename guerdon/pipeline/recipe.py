@@ -210,14 +210,28 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not path.is_file():
         raise DataError("no such recipe", where=str(path), cure="name a YAML file, e.g. recipes/e2e.yaml")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"is not YAML ({error})", where=str(path)) from error
+        raise DataError(f"is not usable YAML ({error})", where=str(path)) from error
     if not isinstance(values, dict):
         raise DataError("is not a mapping of sections", where=str(path), cure="see recipes/e2e.yaml")
     for override in overrides:
         _override(values, override)
     return validated(values, path)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which an option stands once: of two, PyYAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, its keys checked."""
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", key_node.start_mark)
+            seen.add(key if isinstance(key, str) else id(key_node))
+        return super().construct_mapping(node, deep)
 
 
 def validated(values: Mapping[str, Any], path: Path) -> Recipe:
