@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -34,8 +35,17 @@ def root(
         raise typer.Exit
 
 
+def answer(arguments: Sequence[str]) -> int:
+    """Runs a command line and returns its exit code."""
+    plain = [argument for argument in arguments if argument != "--debug"]
+    debug = len(plain) < len(arguments) or bool(os.environ.get("GUERDON_DEBUG"))
+    return run_command(lambda: app(plain, standalone_mode=False), debug)
+
+
 def main() -> None:
     """The entry point of the command ``guerdon``."""
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    debug = len(arguments) < len(sys.argv) - 1
-    sys.exit(run_command(lambda: app(arguments, standalone_mode=False), debug or bool(os.environ.get("GUERDON_DEBUG"))))
+    sys.exit(answer(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -57,7 +57,7 @@ class SampleSet(NamedTuple):
     before: str
     after: str
     note: str
-    samples: Sequence[Sample]
+    shown: Sequence[Sample]
 
 
 def values_table(evaluation: Evaluation) -> list[MeasureRow]:
@@ -106,7 +106,7 @@ def samples_of(run: RunFolder) -> SampleSet | None:
     """Outputs before and after: of the fine-tuned and the reinforced system, or else of an early and a late validation."""
     if FINETUNED in run.outputs and REINFORCED in run.outputs:
         return _of_systems(run.outputs[FINETUNED], run.outputs[REINFORCED])
-    return _of_validations(run.samples)
+    return _of_validations([row for row in run.samples if row.get("kind", "validation") == "validation"])
 
 
 def _of_systems(before: Sequence[Row], after: Sequence[Row]) -> SampleSet:

@@ -58,7 +58,7 @@ def parse_meaning(text: str) -> dict[str, str]:
         item = _ITEM.match(text, position)
         if item is None:
             raise DataError(
-                f"cannot read {text[position : position + 40]!r} as slot[value]",
+                f"cannot read {text[position : position + 40].strip()!r} as slot[value]",
                 where=f"meaning {text[:60]!r}",
                 cure="write it as: name[The Vaults], eatType[pub]",
             )

@@ -3,6 +3,8 @@
 What the model's ``generation_config`` says about *which* tokens may be written (suppressed ones, a forced first one) is
 obeyed, in decoding and in training alike, or refused when the policy is built. What it says about *how* to search (beams,
 penalties, lengths, n-gram blocks, a forced end at the length limit) is not read: those are options of `guerdon.decoding`.
+With the same options, greedy and beam search write what transformers' ``generate(renormalize_logits=True)`` writes, but for
+one difference: a forced first token is no part of an output here, and transformers counts it in the length penalty.
 
 Axes: b sources, r rows (outputs being written), s source positions, t target positions, m width, v vocabulary.
 """

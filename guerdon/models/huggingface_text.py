@@ -102,8 +102,7 @@ class HuggingFaceTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; special tokens are left out, and so are columns of the model that stand for no token."""
-        known = [token for token in ids if token < len(self._backend)]
-        return str(self._backend.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return str(self._backend.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The text of each row, as `decode` gives it."""

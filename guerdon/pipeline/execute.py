@@ -16,6 +16,7 @@ from guerdon.evaluation.results import Evaluation
 from guerdon.evaluation.verdict import Verdict, judge
 from guerdon.metrics.base import MeanMetric
 from guerdon.metrics.slots import SlotPatterns
+from guerdon.pipeline.environment import keep_freed_memory
 from guerdon.pipeline.recipe import Recipe
 from guerdon.pipeline.run import Run
 from guerdon.pipeline.systems import Writer
@@ -67,6 +68,7 @@ def execute(recipe: Recipe, folder: Path, progress: Progressing) -> Result:
     Raises:
         GuerdonError: as the stages do; what is finished by then is kept, and the next call goes on from there.
     """
+    keep_freed_memory()
     run = Run(recipe, folder, progress)
     began = time.perf_counter()
     evaluation = evaluate(run)
@@ -95,7 +97,7 @@ def evaluate(run: Run) -> Evaluation:
         metrics=default_metrics(recipe.evaluation.lowercase),
         numbers=[errors] if writer.slots is not None else [],
         optimised=optimised(recipe),
-        data=f"{split} ({len(references)} sources)",
+        data=recipe.data.test or recipe.data.validation,
         resamples=recipe.evaluation.bootstrap,
         seed=recipe.seed,
     )
@@ -114,7 +116,7 @@ def _systems(run: Run, writer: Writer) -> list[SystemOutputs]:
     systems += [writer.of_policy(name, run.reinforced(name)) for name in _TRAINED_CONTROLS if name in chosen]
     choices = [name for name in _CHOSEN_CONTROLS if name in chosen]
     if choices:
-        systems += writer.of_samples(choices, run.finetuned(), recipe.controls.samples)
+        systems += writer.of_samples(choices, run.finetuned(), recipe.controls.samples, recipe.controls.temperature)
     return systems
 
 

@@ -6,127 +6,18 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from guerdon.data.records import FieldMap
 from guerdon.decoding import DecodingOptions
 from guerdon.errors import ConfigurationError, DataError
 from guerdon.models.options import TransformerOptions
+from guerdon.pipeline.sections import ControlsSection, DataSection, EvaluationSection, PretrainSection, TokenizerSection
 from guerdon.stages.finetune import FinetuneConfig
-from guerdon.stages.pretrain import PretrainConfig
 from guerdon.training.reinforcement import ReinforceConfig
-
-Control = Literal["shuffled", "constant", "best_of_n", "mbr"]
-
-
-@dataclass(frozen=True)
-class DataSection:
-    """Where the records are.
-
-    Attributes:
-        folder: of the files below; relative to the recipe's own folder.
-        train, validation, test: record files (JSONL, CSV, TSV, Parquet).
-        fields: names of the fields in those files.
-        on_error: stop at a bad record, or skip and count it.
-        limit: read at most so many training records; for a first try.
-        note: a sentence about the data for the report.
-    """
-
-    train: str
-    validation: str
-    test: str | None = None
-    folder: str = "."
-    fields: FieldMap = field(default_factory=FieldMap)
-    on_error: Literal["stop", "skip"] = "stop"
-    limit: int | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class TokenizerSection:
-    """The subword tokenizer: trained on the training sources and references, or taken from a folder.
-
-    Attributes:
-        vocabulary_size: tokens at the most, the 256 bytes and 4 special ones included.
-        folder: of a tokenizer to take instead; relative to the recipe's own folder.
-    """
-
-    vocabulary_size: int = 3000
-    folder: str | None = None
-
-
-@dataclass(frozen=True)
-class PretrainSection(PretrainConfig):
-    """Pre-training and its texts.
-
-    Attributes:
-        texts: files of raw text (one text a line, or a field of records), relative to ``data.folder``.
-        validation_texts: likewise, to choose the checkpoint by.
-        field: the field that holds the text.
-        references: whether the references of the training records are texts too.
-    """
-
-    texts: Sequence[str] = ()
-    validation_texts: Sequence[str] = ()
-    field: str = "text"
-    references: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.texts and not self.references:
-            raise ConfigurationError(
-                "there are no texts", where="pretrain.texts", cure="name files, or set pretrain.references"
-            )
-        if bool(self.texts) != bool(self.validation_texts):
-            raise ConfigurationError(
-                "texts and validation_texts go together", where="pretrain.validation_texts", cure="give both, or neither"
-            )
-
-
-@dataclass(frozen=True)
-class EvaluationSection:
-    """How systems are measured.
-
-    Attributes:
-        lowercase: whether BLEU, chrF and TER ignore case.
-        bootstrap: resamples of each interval.
-        slots: a file of slot patterns (relative to the recipe's own folder): slot errors become a measure.
-        validation_limit: sources on which outputs are written at each validation; None for all.
-    """
-
-    lowercase: bool = False
-    bootstrap: int = 1000
-    slots: str | None = None
-    validation_limit: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.bootstrap < 100:
-            raise ConfigurationError(
-                f"{self.bootstrap} resamples give no 95% interval", where="evaluation.bootstrap", cure="give at least 100"
-            )
-
-
-@dataclass(frozen=True)
-class ControlsSection:
-    """What the reinforced policy is compared with, beside the fine-tuned one.
-
-    Attributes:
-        run: any of shuffled, constant (runs that differ only in the reward), best_of_n, mbr (choices among samples of
-            the fine-tuned policy).
-        samples: how many samples best_of_n and mbr choose from.
-    """
-
-    run: Sequence[Control] = ("shuffled", "constant", "best_of_n", "mbr")
-    samples: int = 16
-
-    def __post_init__(self) -> None:
-        if self.samples < 2:
-            raise ConfigurationError("there is nothing to choose from", where="controls.samples", cure="give at least 2")
 
 
 class Recipe(BaseModel):
@@ -207,14 +98,28 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not path.is_file():
         raise DataError("no such recipe", where=str(path), cure="name a YAML file, e.g. recipes/e2e.yaml")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"is not YAML ({error})", where=str(path)) from error
+        raise DataError(f"is not usable YAML ({error})", where=str(path)) from error
     if not isinstance(values, dict):
         raise DataError("is not a mapping of sections", where=str(path), cure="see recipes/e2e.yaml")
     for override in overrides:
         _override(values, override)
     return validated(values, path)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which an option stands once: of two, PyYAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, its keys checked."""
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", key_node.start_mark)
+            seen.add(key if isinstance(key, str) else id(key_node))
+        return super().construct_mapping(node, deep)
 
 
 def validated(values: Mapping[str, Any], path: Path) -> Recipe:

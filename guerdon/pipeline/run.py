@@ -101,6 +101,10 @@ class Run:
         if skipped:
             write_jsonl(self.folder / "skipped.jsonl", skipped)
             self.progress.say(f"{len(skipped)} bad records skipped: see {self.folder / 'skipped.jsonl'}")
+        counts = {f"{split} records": len(records.examples) for split, records in found.items()}
+        counts |= {f"{split} references": sum(len(e.references) for e in r.examples) for split, r in found.items()}
+        counts |= {"records skipped": len(skipped)} if skipped else {}
+        self.write("run.json", json.dumps({"counts": counts}, indent=2) + "\n")
         return found
 
     def examples(self, split: str) -> list[Example]:

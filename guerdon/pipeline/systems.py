@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 
 from guerdon.data.records import Example
-from guerdon.decoding import DecodingOptions, best_of_n, minimum_bayes_risk
+from guerdon.decoding import BeamOptions, DecodingOptions, best_of_n, minimum_bayes_risk
 from guerdon.evaluation.measures import SystemOutputs
 from guerdon.generator import Generator, Output
 from guerdon.metrics.chrf import Chrf
@@ -59,8 +59,8 @@ class Writer:
         outputs = [found[0] for found in self._generate(name, generator, self.decoding)]
         return self._system(name, LABELS[name], outputs, describe(self.decoding), len(outputs))
 
-    def of_samples(self, names: Sequence[str], generator: Generator, count: int) -> list[SystemOutputs]:
-        """Best-of-n and minimum Bayes risk, where ``names`` has them, over the same samples at temperature 1."""
+    def of_samples(self, names: Sequence[str], generator: Generator, count: int, temperature: float) -> list[SystemOutputs]:
+        """Best-of-n and minimum Bayes risk, where ``names`` has them, over the same samples."""
         options = DecodingOptions(
             method="sample", returned=count, limit=self.decoding.limit, batch_size=32, seed=self.decoding.seed
         )
@@ -74,7 +74,7 @@ class Writer:
             else:
                 chosen, how = minimum_bayes_risk(texts, Chrf().sentence), "expected chrF against the other samples"
             outputs = [group[i] for group, i in zip(samples, chosen, strict=True)]
-            decoding = f"of {count} samples at temperature 1, the best by {how}"
+            decoding = f"of {count} samples at temperature {temperature:g}, the best by {how}"
             found.append(self._system(name, LABELS[name].format(n=count), outputs, decoding, count * len(outputs)))
         return found
 
@@ -126,9 +126,11 @@ def joined(parts: Sequence[Part]) -> Part:
 
 
 def describe(options: DecodingOptions) -> str:
-    """Decoding in a few words."""
+    """Decoding in a few words: the method, a beam's size, and what differs from the defaults."""
     search = options.search()
     if search is None:
         return "greedy"
-    given = ", ".join(f"{name} {value}" for name, value in vars(search).items() if name != "returned")
-    return f"{options.method} ({given})"
+    defaults = vars(type(search)())
+    given = [f"{name.replace('_', ' ')} {value}" for name, value in vars(search).items() if value != defaults[name]]
+    size = [f"size {search.beam_size}"] if isinstance(search, BeamOptions) else []
+    return ", ".join([options.method, *size, *(text for text in given if not text.startswith(("beam size", "returned")))])

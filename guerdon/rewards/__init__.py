@@ -1,11 +1,11 @@
-"""Rewards: what judges an output, and how several judgements become one number that a policy is trained on."""
+"""Rewards: what judges an output. They compose by arithmetic: ``0.5 * SentenceBleu() + 0.5 * SentenceRougeL()``."""
 
 from guerdon.rewards.base import Judged, Judgement, Part, Reward
 from guerdon.rewards.build import RewardContext, build_reward
 from guerdon.rewards.combine import Combined, NamedPart
-from guerdon.rewards.encoders import PolicyEmbedding, SentenceEncoder
+from guerdon.rewards.encoders import Encoder, FunctionEncoder, PolicyEmbedding, SentenceEncoder
 from guerdon.rewards.frequency import WordFrequency
-from guerdon.rewards.function import FunctionReward
+from guerdon.rewards.function import FunctionReward, load_function
 from guerdon.rewards.normalise import Normaliser, NormaliserOptions
 from guerdon.rewards.overlap import SentenceBleu, SentenceChrf, SentenceRougeL
 from guerdon.rewards.rules import Length, Pattern, Repetition, RequiredContent
@@ -13,6 +13,8 @@ from guerdon.rewards.similarity import SemanticSimilarity
 
 __all__ = [
     "Combined",
+    "Encoder",
+    "FunctionEncoder",
     "FunctionReward",
     "Judged",
     "Judgement",
@@ -34,4 +36,5 @@ __all__ = [
     "SentenceRougeL",
     "WordFrequency",
     "build_reward",
+    "load_function",
 ]

@@ -1,19 +1,32 @@
-"""Rewards from a recipe's section ``reward``: a list of parts, each with a type, a weight and its own options."""
+"""Rewards from a recipe's reward section.
+
+The section is a list of parts, each with its ``type``, ``weight`` (1 where left out), ``name`` (the reward's own where left
+out) and the options of its type::
+
+    reward:
+      - {type: word_frequency, weight: 0.5}
+      - {type: similarity, weight: 0.5, several: max}
+
+The options of a type are the arguments of the function of that name below.
+"""
 
 from __future__ import annotations
 
 import difflib
 import inspect
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from guerdon.errors import ConfigurationError
 from guerdon.rewards.base import Reward
 from guerdon.rewards.combine import Combined, NamedPart
-from guerdon.rewards.encoders import DEFAULT_ENCODER
-from guerdon.rewards.frequency import WordFrequency
+from guerdon.rewards.encoders import DEFAULT_ENCODER, SentenceEncoder
+from guerdon.rewards.frequency import Reduction, WordFrequency
 from guerdon.rewards.function import FunctionReward
 from guerdon.rewards.overlap import SentenceBleu, SentenceChrf, SentenceRougeL
 from guerdon.rewards.rules import Length, Pattern, Repetition, RequiredContent
@@ -22,109 +35,165 @@ from guerdon.rewards.similarity import SemanticSimilarity
 
 @dataclass(frozen=True)
 class RewardContext:
-    """What rewards are built from beside their options.
+    """What a recipe's rewards are built from.
 
     Attributes:
-        texts: the training references, whose words are counted.
+        texts: the training targets, for frequencies.
         folder: what relative paths are relative to.
     """
 
-    texts: Sequence[str]
-    folder: Path
+    texts: Sequence[str] = ()
+    folder: Path = field(default_factory=Path)
 
 
-def build_reward(parts: Iterable[Mapping[str, Any]], context: RewardContext) -> Combined:
-    """The weighted sum that a recipe describes.
+def build_reward(spec: Sequence[Mapping[str, Any]] | Mapping[str, Any], context: RewardContext | None = None) -> Combined:
+    """The reward of a recipe's section.
 
     Args:
-        parts: each ``{type, weight = 1, name?, options}``; the types are those of `TYPES`.
-        context: the training texts, and the folder of relative paths.
+        spec: the list of parts, or one part alone.
+        context: where texts and files come from.
 
     Raises:
-        ConfigurationError: for a type or option that does not exist (the nearest is named), or a value that cannot be.
-        MissingExtraError: where a part needs a package that is not installed.
+        ConfigurationError: for an unknown type or option (the nearest name is suggested), a value of another kind, and whatever
+            the reward's own constructor refuses.
     """
-    return Combined([_part(number, dict(part), context) for number, part in enumerate(parts, 1)])
+    parts = [spec] if isinstance(spec, Mapping) else list(spec)
+    return Combined(_part(part, number, context or RewardContext()) for number, part in enumerate(parts, start=1))
 
 
-def _part(number: int, options: dict[str, Any], context: RewardContext) -> NamedPart:
-    kind, weight, name = options.pop("type", None), options.pop("weight", 1.0), options.pop("name", None)
-    where = f"reward part {number}"
-    if kind not in TYPES:
-        near = difflib.get_close_matches(str(kind), TYPES, 1)
-        cure = f"did you mean {near[0]!r}?" if near else f"the types are {', '.join(TYPES)}"
-        raise ConfigurationError(f"there is no type {kind!r}", where=where, cure=cure)
-    if isinstance(weight, bool) or not isinstance(weight, int | float):
-        raise ConfigurationError(f"its weight is {weight!r}", where=f"{where} ({kind})", cure="give a number")
-    make = TYPES[kind]
-    _check_options(make, options, f"{where} ({kind})")
-    reward = make(context, **options)
-    return NamedPart(name or reward.name, float(weight), reward)
-
-
-def _check_options(make: Callable[..., Reward], options: Mapping[str, Any], where: str) -> None:
-    """Refuses options that the part does not have, and says which are missing."""
-    known = list(inspect.signature(make).parameters.values())[1:]
-    names = [parameter.name for parameter in known]
-    for option in options:
-        if option not in names:
-            near = difflib.get_close_matches(option, names, 1)
-            cure = f"did you mean {near[0]!r}?" if near else f"its options are {', '.join(names) or 'none'}"
-            raise ConfigurationError(f"there is no option {option!r}", where=where, cure=cure)
-    for parameter in known:
-        if parameter.default is parameter.empty and parameter.name not in options:
-            raise ConfigurationError(f"the option {parameter.name!r} is missing", where=where, cure="add it")
-
-
-def _word_frequency(
+def word_frequency(
     context: RewardContext,
+    *,
     language: str | None = None,
-    reduction: str = "mean",
-    splitter: str = "unicode",
-    lowercase: bool = True,
-    smoothing: float = 1.0,
-) -> Reward:
-    """Of the training references; or of a language, where one is named."""
-    if language is not None:
-        return WordFrequency.from_language(language, reduction)  # type: ignore[arg-type]
-    return WordFrequency.from_texts(context.texts, splitter, lowercase, reduction, smoothing)  # type: ignore[arg-type]
+    splitter: str | None = None,
+    lowercase: bool | None = None,
+    smoothing: float | None = None,
+    reduction: Reduction = "mean",
+) -> WordFrequency:
+    """`WordFrequency` of the training targets, or of a language."""
+    counting = {"splitter": splitter, "lowercase": lowercase, "smoothing": smoothing}
+    given = {name: value for name, value in counting.items() if value is not None}
+    if language is None:
+        return WordFrequency.from_texts(context.texts, reduction=reduction, **given)  # type: ignore[arg-type]
+    if given:
+        raise ConfigurationError(
+            f"{next(iter(given))} is about counting the training texts, but a language is given",
+            where="word_frequency",
+            cure="leave out the one or the other",
+        )
+    return WordFrequency.from_language(language, reduction)
 
 
-def _similarity(context: RewardContext, encoder: str = DEFAULT_ENCODER, several: str = "max") -> Reward:
-    local = context.folder / encoder
-    return SemanticSimilarity(local if local.is_dir() else encoder, several)  # type: ignore[arg-type]
+def similarity(
+    context: RewardContext,
+    *,
+    encoder: str = DEFAULT_ENCODER,
+    several: Literal["max", "mean"] = "max",
+    device: str = "cpu",
+    bf16: bool = False,
+) -> SemanticSimilarity:
+    """`SemanticSimilarity` with a sentence-transformers model, by name or by a folder."""
+    folder = context.folder / encoder
+    return SemanticSimilarity(SentenceEncoder(folder if folder.is_dir() else encoder, device=device, bf16=bf16), several)
 
 
-def _required_content(context: RewardContext, patterns: str | None = None, field: str | None = None) -> Reward:
+def bleu(context: RewardContext, *, lowercase: bool = False, tokenize: str = "13a") -> SentenceBleu:
+    """`SentenceBleu`."""
+    return SentenceBleu(lowercase, tokenize)
+
+
+def chrf(context: RewardContext, *, word_order: int = 0, lowercase: bool = False) -> SentenceChrf:
+    """`SentenceChrf`."""
+    return SentenceChrf(lowercase, word_order)
+
+
+def rouge_l(context: RewardContext) -> SentenceRougeL:
+    """`SentenceRougeL`."""
+    return SentenceRougeL()
+
+
+def length(context: RewardContext, *, minimum: int, maximum: int, falloff: int = 10, splitter: str = "unicode") -> Length:
+    """`Length`."""
+    return Length(minimum, maximum, falloff, splitter)
+
+
+def repetition(context: RewardContext, *, n: int = 3, lowercase: bool = True, splitter: str = "unicode") -> Repetition:
+    """`Repetition`."""
+    return Repetition(n, lowercase, splitter)
+
+
+def required_content(context: RewardContext, *, patterns: str | None = None, field: str | None = None) -> RequiredContent:
+    """`RequiredContent`; ``patterns`` is a YAML file."""
     return RequiredContent(None if patterns is None else context.folder / patterns, field)
 
 
-def _function(context: RewardContext, function: str, name: str | None = None, needs_references: bool = False) -> Reward:
-    return FunctionReward(function, name, needs_references, context.folder)
+def pattern(context: RewardContext, *, must: list[str] | None = None, must_not: list[str] | None = None) -> Pattern:
+    """`Pattern`."""
+    return Pattern(must or (), must_not or ())
 
 
-def _without_context(kind: Callable[..., Reward]) -> Callable[..., Reward]:
-    """A reward that is made of its options alone; its signature is the constructor's behind the context."""
-
-    def make(context: RewardContext, **options: Any) -> Reward:
-        return kind(**options)
-
-    own = inspect.signature(kind).parameters.values()
-    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    make.__signature__ = inspect.Signature([first, *own])  # type: ignore[attr-defined]
-    return make
+def function(context: RewardContext, *, function: str, needs_references: bool = False) -> FunctionReward:
+    """`FunctionReward`; a module that is not installed is looked for in the recipe's folder."""
+    return FunctionReward(function, needs_references=needs_references, folder=context.folder)
 
 
 TYPES: dict[str, Callable[..., Reward]] = {
-    "word_frequency": _word_frequency,
-    "similarity": _similarity,
-    "bleu": _without_context(SentenceBleu),
-    "chrf": _without_context(SentenceChrf),
-    "rouge_l": _without_context(SentenceRougeL),
-    "length": _without_context(Length),
-    "repetition": _without_context(Repetition),
-    "required_content": _required_content,
-    "pattern": _without_context(Pattern),
-    "function": _function,
+    "word_frequency": word_frequency,
+    "similarity": similarity,
+    "bleu": bleu,
+    "chrf": chrf,
+    "rouge_l": rouge_l,
+    "length": length,
+    "repetition": repetition,
+    "required_content": required_content,
+    "pattern": pattern,
+    "function": function,
 }
 """How each type of part is made, from the context and its options."""
+
+
+def _part(part: Mapping[str, Any], number: int, context: RewardContext) -> NamedPart:
+    where = f"reward part {number}"
+    if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
+        raise ConfigurationError(
+            f"{part!r} has no type", where=where, cure=f"write {{type: ...}} with one of {', '.join(TYPES)}"
+        )
+    options = dict(part)
+    kind, weight, name = options.pop("type"), options.pop("weight", 1.0), options.pop("name", None)
+    if kind not in TYPES:
+        raise ConfigurationError(f"there is no reward type {kind!r}", where=where, cure=_suggest(kind, TYPES))
+    where = f"{where} ({kind})"
+    weight = _checked("weight", weight, float, where)
+    if name is not None and (not isinstance(name, str) or not name.strip()):
+        raise ConfigurationError(f"its name is {name!r}", where=where, cure="give a text, or leave it out")
+    reward = TYPES[kind](context, **_checked_options(TYPES[kind], options, where))
+    return NamedPart(name or reward.name, weight, reward)
+
+
+def _checked_options(made: Callable[..., Reward], options: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """The options, checked against the types that the function's signature gives."""
+    hints = typing.get_type_hints(made)
+    known = {n: p for n, p in inspect.signature(made).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    for option in options:
+        if option not in known:
+            raise ConfigurationError(f"there is no option {option!r}", where=where, cure=_suggest(str(option), known))
+    for option, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and option not in options:
+            raise ConfigurationError(f"the option {option!r} is missing", where=where, cure="give it")
+    return {option: _checked(option, value, hints[option], where) for option, value in options.items()}
+
+
+def _checked(option: str, value: Any, hint: Any, where: str) -> Any:
+    try:
+        return TypeAdapter(hint).validate_python(value, strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise ConfigurationError(f"{option} is {value!r}: {problem}", where=where, cure="change its value") from error
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = difflib.get_close_matches(name, names, 1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"choose one of {', '.join(names)}" if names else "it has no options; leave it out"

@@ -104,7 +104,7 @@ def load_function(spec: str, folder: str | Path | None = None) -> RewardFunction
             raise ConfigurationError(f"there is no {part!r} in {module_name}", where=where, cure="check the spelling")
         found = getattr(found, part)
     if not callable(found):
-        raise ConfigurationError(f"it is a {type(found).__name__}, not a function", where=where, cure="name a function")
+        raise ConfigurationError(f"it is of type {type(found).__name__}, not a function", where=where, cure="name a function")
     function: RewardFunction = found
     return function
 

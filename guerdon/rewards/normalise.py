@@ -5,6 +5,7 @@ Axes: n samples of one optimiser step; groups number the sample groups (the outp
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from guerdon.errors import CheckpointError, ConfigurationError
 from guerdon.rewards.base import Judgement, Part
 
 _TOTAL = "sum"
+_NOISE = 1e-6  # a spread below this share of the mean is the rounding of float32 scores, and counts as none
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,10 @@ class Moments:
 
 
 class Normaliser:
-    """Turns raw parts into the rewards that the policy is trained on; keeps the running moments."""
+    """Turns raw parts into the rewards that the policy is trained on; keeps the running moments.
+
+    σ is the population's; where it is 0, or below 1e-6 of the size of μ (float32's rounding), the normalised value is 0.
+    """
 
     def __init__(self, options: NormaliserOptions) -> None:
         self.options = options
@@ -124,6 +129,9 @@ class Normaliser:
             self.moments = {name: Moments(int(n), float(mean), float(dev)) for name, (n, mean, dev) in state.items()}
         except (TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"the normaliser's state is damaged ({error})") from error
+        for name, m in self.moments.items():
+            if m.count < 0 or not math.isfinite(m.mean) or not 0.0 <= m.deviations < math.inf:
+                raise CheckpointError(f"the normaliser's moments of {name!r} are impossible: {m}")
 
     def _summands(self, judgement: Judgement) -> dict[str, Part]:
         if self.options.order == "each" and self.options.kind != "none":
@@ -135,7 +143,8 @@ class Normaliser:
         total = torch.zeros(len(groups), dtype=torch.float64)
         for name, part in summands.items():
             centre, scale = (moment[groups] if moment.ndim else moment for moment in self._last[name])
-            normal = torch.where(scale > 0, (part.scores.double() - centre) / torch.where(scale > 0, scale, 1.0), 0.0)
+            spread = scale > _NOISE * centre.abs()
+            normal = torch.where(spread, (part.scores.double() - centre) / torch.where(spread, scale, 1.0), 0.0)
             total += part.weight * torch.where(part.applies, normal, 0.0)
         return total
 
@@ -146,7 +155,7 @@ class Normaliser:
         if self.options.kind == "none":
             return torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
         moments = self.moments.get(name) if self.options.kind == "running" else None
-        if moments is None:
+        if moments is None or not moments.count:  # the first batch in which the part applies to any sample
             moments = Moments()
             moments.update(part.scores[part.applies])
         return torch.tensor(moments.mean, dtype=torch.float64), torch.tensor(moments.deviation, dtype=torch.float64)

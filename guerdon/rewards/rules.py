@@ -11,7 +11,7 @@ from typing import Any
 from guerdon.data.words import ngrams
 from guerdon.data.words import splitter as word_splitter
 from guerdon.errors import ConfigurationError, DataError
-from guerdon.metrics.slots import SlotPatterns, compile_phrase, fold
+from guerdon.metrics.slots import SlotPatterns, compile_phrase, fold, slot_errors
 from guerdon.rewards.base import Judged, Reward
 
 
@@ -93,9 +93,8 @@ class RequiredContent(Reward):
 
     It applies to the sources that require something. An empty output misses everything: 0.
 
-    >>> reward = RequiredContent(field="required")
-    >>> required = [{"required": ["cafe rouge", "cheap"]}, {"required": ["pub"]}]
-    >>> reward(["x", "x"], ["A pub in Café Rouge", ""], meta=required).tolist()
+    >>> meta = [{"required": ["cafe rouge", "cheap"]}, {"required": ["pub"]}]
+    >>> RequiredContent(field="required")(["x", "x"], ["A pub in Café Rouge", ""], meta=meta).tolist()
     [0.5, 0.0]
     >>> reward = RequiredContent({"name": {}, "kind": {"pub": ["pubs?", "tavern"]}})
     >>> reward(["name[Zizzi], kind[pub]"] * 2, ["Zizzi is a tavern", "Zizzi"]).tolist()
@@ -136,13 +135,9 @@ class RequiredContent(Reward):
             DataError: when a source is a damaged meaning representation, or the field is no list of texts.
         """
         if self.patterns is not None:
-            return [self._slot_score(*pair) for pair in zip(judged.sources, judged.outputs, strict=True)]
+            checks = slot_errors(self.patterns, judged.sources, judged.outputs)
+            return [1.0 - check.errors / check.required if check.required else 0.0 for check in checks]
         return [self._share(self._required(meta), output) for meta, output in zip(judged.meta, judged.outputs, strict=True)]
-
-    def _slot_score(self, source: str, output: str) -> float:
-        assert self.patterns is not None
-        check = self.patterns.check(source, output)
-        return 1.0 - check.errors / check.required if check.required else 0.0
 
     def _required(self, meta: Mapping[str, Any]) -> Sequence[str]:
         required = meta.get(str(self.field))

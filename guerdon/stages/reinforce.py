@@ -79,12 +79,13 @@ class Reinforce:
         numbers = self._sources(step)
         rollout = self._rollout = self._draw(numbers, step)
         drawn = clock()
-        judgement = self.reward.judge(self.prompts.judged(rollout.numbers, rollout.texts, rollout.samples.finished.tolist()))
-        judged = clock()
+        judged = self.prompts.judged(rollout.numbers, rollout.texts, rollout.samples.finished.tolist())
+        judgement = self.reward.judge(judged)
+        scored = clock()
         anchor_log_prob = self._anchor_log_prob(rollout)
         divergence = sequence_kl(rollout.samples.log_prob, anchor_log_prob, rollout.samples.tokens.mask)
         advantages = self._advantages(step, rollout, judgement, divergence, numbers)
-        self._metrics = self.watch.rollout_metrics(rollout, judgement, advantages, divergence)
+        self._metrics = self.watch.rollout_metrics(rollout, judged, judgement, advantages, divergence)
         entropy = 0.0
         for part in rollout.micro_batches(config.micro_batch_tokens):
             loss, entropies = self._policy_loss(part, advantages)
@@ -93,7 +94,7 @@ class Reinforce:
         if config.mle_weight:
             yield self._mle_loss(step, numbers)
         self._metrics["entropy"] = entropy / rollout.samples.tokens.tokens()
-        self._durations = {"rollout": drawn - began, "reward": judged - drawn, "update": clock() - judged}
+        self._durations = {"rollout": drawn - began, "reward": scored - drawn, "update": clock() - scored}
 
     # --- the parts of a step
 
@@ -180,7 +181,7 @@ class Reinforce:
 
     def samples(self) -> Sequence[Mapping[str, Any]]:
         """See `Trainee`."""
-        return self.watch.samples
+        return self.watch.take_samples()
 
     def batch(self) -> Sequence[Mapping[str, Any]]:
         """See `Trainee`: the sources and outputs of the step."""

@@ -147,6 +147,7 @@ class Loop:
             **self.trainee.metrics(),
         }
         self.around.log.metrics(self.trainee.name, step, "train", values)
+        self.around.log.samples(self.trainee.name, step, self.trainee.samples())
         self.around.log.timing(self.trainee.name, step=step, seconds=time.perf_counter() - began, **self.trainee.durations())
         shown = ("loss", "reward", "kl")
         self.around.progress.advance(step, {name: values[name] for name in shown if name in values})

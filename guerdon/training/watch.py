@@ -13,11 +13,11 @@ from guerdon.decoding import DecodingOptions, LengthLimit
 from guerdon.generator import Generator
 from guerdon.models.policy import Policy
 from guerdon.objectives.advantage import Advantages
-from guerdon.rewards.base import Judgement, Reward
+from guerdon.rewards.base import Judged, Judgement, Reward
 from guerdon.training.rollouts import Prompts, Rollout
 from guerdon.training.supervised import Validate
 
-_SAMPLES = 8  # validation outputs that are written to samples.jsonl
+_VALIDATION_SAMPLES, _STEP_SAMPLES = 8, 2  # outputs of a validation and of a step that are written to samples.jsonl
 
 
 class Watch:
@@ -33,17 +33,27 @@ class Watch:
     def __init__(self, reward: Reward, validation: Prompts, limit: LengthLimit, validate: Validate | None) -> None:
         self.reward, self.validation, self.validate_further = reward, validation, validate
         self.decoding = DecodingOptions(method="greedy", limit=limit, batch_size=128)
-        self.samples: list[dict[str, Any]] = []
+        self._samples: list[dict[str, Any]] = []
+
+    def take_samples(self) -> list[dict[str, Any]]:
+        """The outputs to keep since the last call."""
+        taken, self._samples = self._samples, []
+        return taken
 
     def rollout_metrics(
-        self, rollout: Rollout, judgement: Judgement, advantages: Advantages, divergence: Tensor
+        self, rollout: Rollout, judged: Judged, judgement: Judgement, advantages: Advantages, divergence: Tensor
     ) -> dict[str, float]:
         """Of one step's samples: raw reward parts, what the policy is trained on, divergence, lengths."""
-        counted = advantages.counted
+        counted, finished = advantages.counted, rollout.samples.finished.tolist()
+        for row in range(0, len(rollout.texts), -(-len(rollout.texts) // _STEP_SAMPLES)):
+            kept = {"source": judged.sources[row], "output": rollout.texts[row], "finished": finished[row]}
+            advantage = float(advantages.values[row])
+            self._samples.append({"kind": "train", **kept, "parts": _row(judgement, row), "advantage": advantage})
         trained = advantages.values[counted].double()
         tokens = rollout.samples.tokens
         return {
             **reward_means(judgement),
+            "advantage_mean": float(trained.mean()) if len(trained) else 0.0,
             "advantage_std": float(trained.std(correction=0)) if len(trained) else 0.0,
             "kl": float(divergence.double().mean()),
             "length": float(tokens.lengths.double().mean()),
@@ -60,10 +70,9 @@ class Watch:
         judgement = self.reward.judge(self.validation.judged(range(len(examples)), texts, finished))
         ends = [[generator.policy.end_id] if o.finished else [] for o in outputs]
         targets = [[*o.tokens, *end] for o, end in zip(outputs, ends, strict=True)]
-        self.samples = [
-            {"source": e.source, "output": text, "reference": next(iter(e.references), ""), "parts": _row(judgement, row)}
-            for row, (e, text) in enumerate(zip(examples[:_SAMPLES], texts, strict=False))
-        ]
+        for row, (e, text) in enumerate(zip(examples[:_VALIDATION_SAMPLES], texts, strict=False)):
+            kept = {"source": e.source, "output": text, "finished": finished[row], "reference": next(iter(e.references), "")}
+            self._samples.append({"kind": "validation", **kept, "parts": _row(judgement, row)})
         further: Mapping[str, float] = self.validate_further(generator) if self.validate_further else {}
         return {
             **reward_means(judgement),

@@ -40,7 +40,7 @@ def rows(*texts):
 
 def shown(run):
     return [
-        (sample.source, "".join(p.text for p in sample.before), "".join(p.text for p in sample.after)) for sample in run.samples
+        (sample.source, "".join(p.text for p in sample.before), "".join(p.text for p in sample.after)) for sample in run.shown
     ]
 
 
@@ -49,13 +49,13 @@ def test_samples_are_the_changed_ones_evenly_spread(tmp_path):
     after = [row if i % 2 else row | {"output": f"other {i}"} for i, row in enumerate(before)]
     found = samples_of(RunFolder(tmp_path, outputs={"finetuned": before, "reinforced": after}))
     assert found.note.startswith("50 of 100 outputs differ. Shown are 12")
-    sources = [int(sample.source[1:]) for sample in found.samples]
+    sources = [int(sample.source[1:]) for sample in found.shown]
     assert len(set(sources)) == SAMPLES
     assert all(source % 2 == 0 for source in sources)
     assert sources[0] == 0
     assert sources[-1] >= 88
     same = samples_of(RunFolder(tmp_path, outputs={"finetuned": before, "reinforced": before}))
-    assert (same.note, same.samples) == ("0 of 100 outputs differ. ", [])
+    assert (same.note, same.shown) == ("0 of 100 outputs differ. ", [])
 
 
 def test_samples_of_validations(tmp_path):
@@ -69,7 +69,7 @@ def test_samples_of_validations(tmp_path):
     found = samples_of(RunFolder(tmp_path, samples=log))
     assert (found.before, found.after) == ("step 0", "step 9")
     assert shown(found) == [("x", "old", "new")]
-    assert found.samples[0].references == ["ref"]
+    assert found.shown[0].references == ["ref"]
     assert samples_of(RunFolder(tmp_path)) is None
 
 

@@ -113,6 +113,18 @@ def test_padding_and_what_stands_in_it_change_nothing(policy):
     assert_same(alone[0], wanted[1, :1])
 
 
+def test_several_targets_of_a_source_share_its_encoding(policy):
+    encoded = []
+    policy.model.get_encoder().register_forward_hook(lambda module, args, output: encoded.append(len(output[0])))
+    rows = torch.tensor([2, 0, 2])
+    shared = policy.evaluate(SOURCES, TARGETS, policy, rows=rows)
+    assert encoded == [3, 3]  # the anchor's and the policy's own
+    plain = policy.evaluate(SOURCES.select(rows), TARGETS, policy)
+    assert_same(shared.log_prob, plain.log_prob)
+    gradients = [torch.autograd.grad(one.log_prob.sum(), policy.model.get_input_embeddings().weight) for one in (shared, plain)]
+    assert_same(*[gradient for (gradient,) in gradients])
+
+
 @pytest.mark.parametrize("copies", [1, 3])
 def test_select_drops_repeats_and_permutes_rows(policy, copies):
     state, tokens = policy.start(SOURCES, copies)

@@ -90,12 +90,15 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
         read_recipe(tmp_path / "absent.yaml")
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1", encoding="utf-8")
-    with pytest.raises(DataError, match="is not YAML"):
+    with pytest.raises(DataError, match="is not usable YAML"):
+        read_recipe(broken)
+    broken.write_text("name: a\nseed: 1\nseed: 2\n", encoding="utf-8")
+    with pytest.raises(DataError, match="'seed' stands twice"):
         read_recipe(broken)
     broken.write_text("- 1", encoding="utf-8")
     with pytest.raises(DataError, match="not a mapping"):
         read_recipe(broken)
-    with pytest.raises(ConfigurationError, match="section.option=value"):
+    with pytest.raises(ConfigurationError, match=r"section\.option=value"):
         read_recipe(written(tmp_path), ["nonsense"])
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import builtins
 import pickle
 import random
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from guerdon.errors import ConfigurationError, InputError, RewardError
+from guerdon.errors import ConfigurationError, InputError, MissingExtraError, RewardError
 from guerdon.rewards.encoders import FunctionEncoder, PolicyEmbedding, SentenceEncoder, check_files
 from guerdon.rewards.similarity import SemanticSimilarity
 
@@ -260,3 +261,32 @@ def test_no_warning_for_plain_english(encoder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         encoder.encode(TEXTS)
+
+
+def test_a_text_without_tokens_has_the_zero_vector():
+    with pytest.warns(UserWarning, match="policy's own embeddings"):
+        encoder = PolicyEmbedding(torch.nn.Embedding(2, 3), lambda text: [0] * text.count("x"))
+    vectors = encoder.encode(["...", "x"])
+    assert vectors[0].tolist() == [0.0, 0.0, 0.0]
+    assert SemanticSimilarity(encoder)([""] * 2, ["...", "x"], [["x"], ["x"]]).tolist() == pytest.approx([0.0, 1.0])
+
+
+def test_a_function_encoder_leaves_no_graph_and_says_whether_it_is_frozen():
+    weight = torch.ones(2, requires_grad=True)
+    encoder = FunctionEncoder(lambda texts: torch.tensor([[1.0, len(t)] for t in texts]) * weight, frozen=False)
+    assert not encoder.encode(["a"]).requires_grad
+    assert not encoder.frozen
+    assert SemanticSimilarity(encoder)([""], ["a"], [["b"]]).item() == pytest.approx(1.0)
+
+
+def test_a_missing_library_is_one_line_that_names_the_extra(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == "sentence_transformers":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingExtraError, match=r"sentence-transformers.*guerdon\[similarity\]"):
+        SentenceEncoder()
