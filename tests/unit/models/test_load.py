@@ -108,10 +108,10 @@ def test_weights_of_other_dimensions(folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"shape \[24\], and the model \[25\].*model options"):
         load_policy(folder)
     edit(folder, options={**tiny_policy().describe(), "encoder_layers": 3})
-    with pytest.raises(CheckpointError, match="lacks encoder.2"):
+    with pytest.raises(CheckpointError, match=r"lacks encoder\.2"):
         load_policy(folder)
     edit(folder, options={**tiny_policy().describe(), "encoder_layers": 1})
-    with pytest.raises(CheckpointError, match="has encoder.1.*, which the model has not"):
+    with pytest.raises(CheckpointError, match=r"has encoder\.1\..*, which the model has not"):
         load_policy(folder)
 
 
@@ -141,7 +141,7 @@ def test_weights_that_are_not_finite(folder: Path, number: float) -> None:
     tensors = load_file(folder / "model.safetensors")
     tensors["decoder_norm.bias"][3] = number
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match="decoder_norm.bias holds nan or inf"):
+    with pytest.raises(CheckpointError, match=r"decoder_norm\.bias holds nan or inf"):
         load_policy(folder)
 
 
@@ -162,7 +162,7 @@ def test_tensors_that_share_memory_and_integers_come_back(tmp_path: Path) -> Non
 def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     with file_limit(3000), pytest.raises(OSError, match="File too large"):
         save_tensors({"a": torch.zeros(10_000)}, tmp_path / "t.safetensors")
-    with file_limit(3000), pytest.raises(GuerdonError, match="cannot be written: File too large.*free some space") as caught:
+    with file_limit(3000), pytest.raises(GuerdonError, match=r"cannot be written: File too large.*free some space") as caught:
         save_policy(tiny_policy(), tmp_path / "model")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "model" / "config.json").exists()  # half a model is none

@@ -15,9 +15,7 @@ from guerdon.models.transformer import Transformer
 
 SOURCES = random_rows([3, 9, 1, 6, 9, 2], seed=1)
 TARGETS = random_rows([4, 1, 7, 7, 2, 5], seed=2)
-KINDS = list(
-    itertools.product(("sinusoidal", "rotary", "learned"), ("pre", "post"), ("relu", "gelu", "swiglu"), (True, False))
-)
+KINDS = list(itertools.product(("sinusoidal", "rotary", "learned"), ("pre", "post"), ("relu", "gelu", "swiglu"), (True, False)))
 VIEWS = [[0], [2, 1], [5, 4, 3, 2, 1, 0], [1, 3, 1]]
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 

@@ -40,7 +40,15 @@ def test_each_line_says_stage_step_and_kind(log: RunLog) -> None:
 
 def test_what_is_not_finite_is_null(log: RunLog) -> None:
     log.metrics("s", 1, "train", {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 0.0})
-    assert lines(log.folder / METRICS)[0] == {"stage": "s", "step": 1, "kind": "train", "a": None, "b": None, "c": None, "d": 0.0}
+    assert lines(log.folder / METRICS)[0] == {
+        "stage": "s",
+        "step": 1,
+        "kind": "train",
+        "a": None,
+        "b": None,
+        "c": None,
+        "d": 0.0,
+    }
 
 
 def test_no_samples_write_no_line(log: RunLog) -> None:
