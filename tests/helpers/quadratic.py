@@ -1,0 +1,107 @@
+"""The smallest trainee: a point that is drawn to a target, with a validation that is told what to say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guerdon.training.around import surroundings
+from guerdon.training.loop import Loop, Outcome
+from guerdon.training.progress import Progressing
+from guerdon.training.schedule import OptimiserOptions
+from guerdon.training.trainee import LoopOptions
+
+
+class Quadratic:
+    """Minimises |x - 1|² in two parts, each column weighed by noise from torch's global generator, as dropout is drawn.
+
+    Args:
+        script: the validation figures in turn by step (a missing one: the distance); nan and inf may be among them.
+        faults: by step, what the loss is multiplied by (nan, inf), or "gradient" for a gradient that alone is not finite.
+        crash_at: raises KeyboardInterrupt in this step, as a kill would cut it.
+        criterion: the name of the figure.
+        label: the fingerprint.
+        choices: the figures of the best weights and of their mean, where the loop compares the two at the end.
+    """
+
+    name = "quadratic"
+
+    def __init__(
+        self,
+        script: Mapping[int, float] | None = None,
+        faults: Mapping[int, float | str] | None = None,
+        crash_at: int | None = None,
+        criterion: str = "score",
+        label: str = "",
+        choices: Sequence[float] = (),
+    ) -> None:
+        self.model = nn.Linear(4, 1, bias=True).double()
+        with torch.no_grad():
+            self.model.weight.copy_(torch.tensor([[1.0, -2.0, 3.0, 0.5]]))
+            self.model.bias.zero_()
+        self.script, self.faults, self.crash_at = script or {}, faults or {}, crash_at
+        self.criterion, self.label, self.choices = criterion, label, choices
+        self.seen = 0
+        self.validated: list[tuple[int, float]] = []
+
+    def fingerprint(self) -> str:
+        return self.label
+
+    def losses(self, step: int) -> Iterator[Tensor]:
+        self.seen += step
+        noise = torch.rand(4, dtype=torch.float64)
+        for part in (slice(0, 2), slice(2, 4)):
+            loss = ((self.model.weight[0, part] - 1.0) * (1 + noise[part])).square().sum() + self.model.bias.square().sum()
+            fault = self.faults.get(step)
+            if fault == "gradient":
+                loss = loss + torch.sqrt(self.model.bias * 0).sum()  # 0, and its derivative is not finite
+            elif fault is not None:
+                loss = loss * fault
+            yield loss
+        if step == self.crash_at:
+            raise KeyboardInterrupt
+
+    def metrics(self) -> Mapping[str, float]:
+        return {"seen": self.seen}
+
+    def durations(self) -> Mapping[str, float]:
+        return {"thinking": 0.0}
+
+    def validate(self, step: int) -> Mapping[str, float]:
+        distance = float((self.model.weight.detach() - 1).square().sum())
+        again = [at for at, _ in self.validated].count(step)
+        self.validated.append((step, distance))
+        figure = self.choices[again - 1] if again and self.choices else self.script.get(step, distance)
+        return {self.criterion: figure, "distance": distance}
+
+    def samples(self) -> Sequence[Mapping[str, Any]]:
+        return [{"weight": self.model.weight[0, 0].item()}]
+
+    def batch(self) -> Sequence[Mapping[str, Any]]:
+        return [{"target": 1.0}]
+
+    def state(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
+
+
+def train(
+    trainee: Quadratic,
+    folder: Path | None,
+    steps: int = 10,
+    seed: int = 0,
+    progress: Progressing | None = None,
+    clip_norm: float | None = None,
+    **loop: Any,
+) -> Outcome:
+    """Runs the loop on it; the criterion is "score", smaller is better unless ``loop`` says otherwise."""
+    chosen = LoopOptions(**{"criterion": "score", "validate_every": 2, "checkpoint_every": 1, **loop})
+    optimiser = OptimiserOptions(0.1, 0, "constant", weight_decay=0.0, clip_norm=clip_norm)
+    with surroundings(folder, trainee.name, seed, progress) as around:
+        return Loop(trainee, steps, chosen, optimiser, around).run()

@@ -1,0 +1,120 @@
+"""The cache of a running decode: whatever rows are kept, repeated or turned about, it holds what fresh rows would."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers.tiny_policies import padded_further, random_rows, tiny_policy
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from guerdon.data.padded import Padded
+from guerdon.models.cache import Layout, SelfCache
+from guerdon.models.transformer import Transformer
+
+CLOSE = {"rtol": 1e-12, "atol": 1e-12}
+SOURCES = random_rows([3, 7, 1, 5], seed=1)
+POLICIES = {kind: tiny_policy(positions=kind, decoder_layers=1) for kind in ("sinusoidal", "rotary", "learned")}
+
+
+class Fresh:
+    """The oracle: every row's source and tokens so far, decoded from the beginning by teacher forcing."""
+
+    def __init__(self, policy: Transformer, copies: int) -> None:
+        self.policy = policy
+        self.sources = [source for source in range(len(SOURCES)) for _ in range(copies)]
+        self.written: list[list[int]] = [[] for _ in self.sources]
+
+    def select(self, rows: list[int]) -> None:
+        self.sources, self.written = [self.sources[i] for i in rows], [list(self.written[i]) for i in rows]
+
+    def step(self, tokens: list[int]) -> torch.Tensor:
+        for row, token in zip(self.written, tokens, strict=True):
+            row.append(token)
+        targets = torch.tensor([[*row, 4] for row in self.written])  # the logits asked for are those of the token behind
+        lengths = torch.full((len(targets),), targets.shape[1])
+        return self.policy(SOURCES.select(torch.tensor(self.sources)), Padded(targets, lengths))[:, -1]
+
+
+@st.composite
+def decodes(draw: st.DrawFn) -> tuple[str, int, list[tuple[list[int] | None, int]]]:
+    """A kind of positions, copies a source, and for each step which rows are kept before it (or None), and a seed."""
+    copies = draw(st.integers(1, 3))
+    rows, plan = len(SOURCES) * copies, []
+    for _ in range(draw(st.integers(1, 6))):
+        kept = draw(st.none() | st.lists(st.integers(0, rows - 1), min_size=1, max_size=8))
+        rows = rows if kept is None else len(kept)
+        plan.append((kept, draw(st.integers(0, 1000))))
+    return draw(st.sampled_from(sorted(POLICIES))), copies, plan
+
+
+@given(decodes())
+@example(("rotary", 2, [(None, 0), ([7, 0, 0, 3], 1), ([3, 3, 2, 1, 0], 2), ([0, 1], 3)]))  # uneven, then fewer sources
+@example(("learned", 1, [([3, 2, 1, 0], 0), ([2, 2, 2], 1), ([0, 0, 0, 0, 0], 2)]))  # turned; one source; wider
+@example(("sinusoidal", 3, [([0, 1, 2, 3, 4, 5], 0), ([0, 3, 1, 4, 2, 5], 1), ([0, 2, 1, 3, 4, 5], 2)]))  # interleaved
+@torch.no_grad()
+def test_rows_that_were_selected_are_as_good_as_fresh_ones(case) -> None:
+    kind, copies, plan = case
+    policy = POLICIES[kind]
+    state, tokens = policy.start(padded_further(SOURCES, 2), copies)
+    policy.step(state, tokens)
+    fresh = Fresh(policy, copies)
+    for kept, seed in plan:
+        if kept is not None:
+            state = state.select(torch.tensor(kept))
+            fresh.select(kept)
+        assert state.rows == len(fresh.sources)
+        tokens = torch.randint(4, 19, (state.rows,), generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(policy.step(state, tokens), fresh.step(tokens.tolist()), **CLOSE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", sorted(POLICIES))
+def test_the_cache_grows_beyond_its_blocks(kind: str) -> None:
+    """70 positions are three blocks; rows are selected before, at and after each edge."""
+    policy = POLICIES[kind]
+    targets = random_rows([70] * 4, seed=4)
+    expected = torch.stack(policy.logits(SOURCES, targets).split(70))
+    state, tokens = policy.start(SOURCES)
+    order = torch.arange(4)
+    for position in range(70):
+        if position in (31, 32, 33, 64):
+            turn = torch.tensor([1, 2, 3, 0])
+            state, order, tokens = state.select(turn), order[turn], tokens[turn]
+        torch.testing.assert_close(policy.step(state, tokens), expected[order, position], **CLOSE)
+        tokens = targets.ids[order, position]
+
+
+@torch.no_grad()
+def test_sources_without_rows_leave_the_memory() -> None:
+    policy = POLICIES["sinusoidal"]
+    state, _ = policy.start(SOURCES, copies=2)
+    state = state.select(torch.tensor([7, 2, 6]))
+    assert [tuple(key.shape[:1]) for key, _ in state.memory] == [(2,)]
+    assert state.mask.shape[0] == 2
+    assert state.layout.source.tolist() == [1, 0, 1]
+    state = state.select(torch.tensor([], dtype=torch.int64))
+    assert state.rows == 0
+    assert policy.step(state, torch.tensor([], dtype=torch.int64)).shape == (0, 19)
+
+
+def test_a_regular_layout_needs_no_grid() -> None:
+    layout = Layout.regular(3, 2, torch.device("cpu"))
+    assert layout.source.tolist() == [0, 0, 1, 1, 2, 2]
+    assert layout.slot is None
+    still, left = layout.select(torch.tensor([1, 0, 4, 4, 3, 2]))
+    assert left is None
+    assert still.slot is not None  # rows 4 4 belong to source 2, and stand before those of source 1
+    gone, left = layout.select(torch.tensor([0, 0, 5, 4]))
+    assert left.tolist() == [0, 2]
+    assert (gone.source.tolist(), gone.width, gone.slot) == ([0, 0, 1, 1], 2, None)
+
+
+def test_an_empty_cache_holds_nothing_and_an_added_position_is_found() -> None:
+    cache = SelfCache.empty(2, 3, 4, like=torch.zeros(1, dtype=torch.float64))
+    keys = torch.randn(40, 2, 3, 1, 4, dtype=torch.float64)
+    for count, key in enumerate(keys, 1):
+        found_keys, found_values = cache.append(key, -key)
+        assert found_keys.shape == (2, 3, count, 4)
+    assert torch.equal(found_keys, torch.cat(list(keys), dim=2))
+    assert torch.equal(found_values, -found_keys)
