@@ -29,6 +29,7 @@ class Quadratic:
     """
 
     name = "quadratic"
+    begins_trained = False
 
     def __init__(
         self,
