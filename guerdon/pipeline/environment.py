@@ -45,8 +45,8 @@ def keep_freed_memory() -> None:
     By default each is given back to the system and comes back as zeroed pages, which takes about a tenth of a step's time on
     a CPU. For the command line, whose process guerdon owns; elsewhere it does nothing where there is no glibc.
     """
-    mmap_threshold, trim_threshold, most = -3, -1, 2**31 - 1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
+    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
     if mallopt is not None:
-        mallopt(mmap_threshold, 1 << 30)
-        mallopt(trim_threshold, most)
+        mallopt(mmap_threshold, 64 << 20)  # larger blocks are few, and go back at once
+        mallopt(trim_threshold, 256 << 20)

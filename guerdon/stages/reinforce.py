@@ -49,6 +49,8 @@ from guerdon.training.watch import Watch
 class Reinforce:
     """The policy gradient as a `guerdon.training.loop.Trainee`."""
 
+    begins_trained = True
+
     def __init__(
         self, name: str, generator: Generator, anchor: Policy, reward: Reward, prompts: Prompts, watch: Watch,
         config: ReinforceConfig, seed: int,

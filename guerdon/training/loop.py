@@ -86,6 +86,8 @@ class Loop:
         found = self.around.checkpoints.load(self.trainee.model, self.optimiser, self.state.options)
         self.around.progress.begin(self.trainee.name, self.steps, found.step if found else 0)
         if found is None:
+            if self.trainee.begins_trained:
+                self._validate()
             self._checkpoint()
             return
         self.state = found

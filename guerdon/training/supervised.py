@@ -91,6 +91,8 @@ class Pairs:
 class Supervised:
     """Minimises the label-smoothed negative log-likelihood of targets. See `guerdon.training.loop.Trainee`."""
 
+    begins_trained = False
+
     def __init__(
         self,
         name: str,

@@ -61,6 +61,7 @@ class Trainee(Protocol):
 
     name: str
     model: nn.Module
+    begins_trained: bool  # then it is validated before the first step: what it begins with may stay the best
 
     def fingerprint(self) -> str:
         """All that decides what is computed, beside seed, weights and the loop's options: a checkpoint fits no other."""
