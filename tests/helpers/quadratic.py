@@ -31,6 +31,7 @@ class Quadratic:
     """
 
     name = "quadratic"
+    begins_trained = False
 
     def __init__(
         self,
