@@ -86,14 +86,15 @@ class Loop:
         found = self.around.checkpoints.load(self.trainee.model, self.optimiser, self.state.options)
         self.around.progress.begin(self.trainee.name, self.steps, found.step if found else 0)
         if found is None:
-            if self.trainee.begins_trained:
-                self._validate()
+            self._checkpoint()  # before anything is logged: it says where the logs are cut back to
+        else:
+            self.state = found
+            self.trainee.load_state(found.trainee)
+            if found.final is None:  # otherwise what follows in the logs is of later stages
+                self.around.log.cut_back(found.offsets)
+        if self.trainee.begins_trained and not self.state.validations:
+            self._validate()
             self._checkpoint()
-            return
-        self.state = found
-        self.trainee.load_state(found.trainee)
-        if found.final is None:  # otherwise what follows in the logs is of later stages
-            self.around.log.cut_back(found.offsets)
 
     def _finish(self) -> Outcome:
         state = self.state

@@ -25,6 +25,8 @@ class Quadratic:
         crash_at: raises KeyboardInterrupt in this step, as a kill would cut it.
         criterion: the name of the figure.
         label: the fingerprint.
+        begins_trained: whether it is validated before its first step.
+        crash_at_checkpoint: raises KeyboardInterrupt when this checkpoint (from 1) is about to be written.
         choices: the figures of the best weights and of their mean, where the loop compares the two at the end.
     """
 
@@ -39,6 +41,8 @@ class Quadratic:
         criterion: str = "score",
         label: str = "",
         choices: Sequence[float] = (),
+        begins_trained: bool = False,
+        crash_at_checkpoint: int | None = None,
     ) -> None:
         self.model = nn.Linear(4, 1, bias=True).double()
         with torch.no_grad():
@@ -46,6 +50,8 @@ class Quadratic:
             self.model.bias.zero_()
         self.script, self.faults, self.crash_at = script or {}, faults or {}, crash_at
         self.criterion, self.label, self.choices = criterion, label, choices
+        self.begins_trained = begins_trained
+        self.crash_at_checkpoint, self.checkpoints = crash_at_checkpoint, 0
         self.seen = 0
         self.validated: list[tuple[int, float]] = []
 
@@ -86,6 +92,9 @@ class Quadratic:
         return [{"target": 1.0}]
 
     def state(self) -> dict[str, Any]:
+        self.checkpoints += 1
+        if self.checkpoints == self.crash_at_checkpoint:
+            raise KeyboardInterrupt
         return {"seen": self.seen}
 
     def load_state(self, state: dict[str, Any]) -> None:

@@ -254,6 +254,29 @@ def test_a_run_that_is_cut_in_any_step_computes_the_same_bits(crash_at: int, tmp
     assert (weights(trainee), logs(tmp_path / "cut"), outcome) == expected
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_run_that_is_cut_before_any_of_its_checkpoints_computes_the_same_bits(trained: bool, tmp_path: Path) -> None:
+    """What was logged for the checkpoint that never came is written once, the validation before the first step too."""
+    whole = Quadratic(begins_trained=trained)
+    outcome = train(whole, tmp_path / "whole", **OPTIONS)
+    assert [row["step"] for row in rows(tmp_path / "whole", "validation")] == [0, 3, 6, 9][0 if trained else 1 :]
+    for number in range(1, whole.checkpoints + 1):
+        folder = tmp_path / f"cut {number}"
+        with pytest.raises(KeyboardInterrupt):
+            train(Quadratic(begins_trained=trained, crash_at_checkpoint=number), folder, **OPTIONS)
+        trainee = Quadratic(begins_trained=trained)
+        assert train(trainee, folder, **OPTIONS) == outcome
+        assert (weights(trainee), logs(folder)) == (weights(whole), logs(tmp_path / "whole")), number
+
+
+def test_what_it_began_with_may_stay_the_best(tmp_path: Path) -> None:
+    trainee = Quadratic(script={0: 0.0}, begins_trained=True)
+    begun = weights(trainee)
+    outcome = train(trainee, tmp_path, steps=6, patience=2)
+    assert (outcome.steps, outcome.validation["distance"]) == (4, 13.25)
+    assert weights(trainee) == begun
+
+
 @pytest.mark.parametrize("patience", [None, 1])
 def test_a_run_may_go_on_from_every_checkpoint_it_ever_wrote(patience: int | None, tmp_path: Path) -> None:
     """Each checkpoint is copied when it is made, and the run taken up from that moment, stale logs and all."""
