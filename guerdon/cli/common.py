@@ -69,7 +69,7 @@ def run_command(command: Callable[[], Returned], debug: bool = False) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except TyperException as error:
-        return _report(f"{error.format_message()}; --help lists what there is", 2, debug)
+        return _report(f"command line: {error.format_message()}; --help lists what there is", 2, debug)
     except (typer.Abort, KeyboardInterrupt):
         print("interrupted; a run goes on where it stopped when the command is given again", file=sys.stderr)
         return 130

@@ -71,7 +71,7 @@ def reported(path: Path) -> Iterator[None]:
             ) from error
         if isinstance(error, FileNotFoundError | NotADirectoryError | FileExistsError | PermissionError):
             raise InputError(what, where=str(path), cure=f"check that {path.parent} is a folder and yours") from error
-        raise GuerdonError(what, where=str(path)) from error
+        raise GuerdonError(what, where=str(path), cure="mend that, or write to another place") from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -70,7 +70,7 @@ def check_file(path: str | os.PathLike[str]) -> Path:
         cure = f"did you mean {near[0]}?" if near else "check the path"
         raise DataError("no such file", where=str(path), cure=cure)
     if path.stat().st_size == 0:
-        raise DataError("the file is empty", where=str(path))
+        raise DataError("the file is empty", where=str(path), cure="write it again, or name another")
     return path
 
 

@@ -136,7 +136,7 @@ def _parquet_rows(path: Path) -> Iterator[Row | BadRow]:
                     yield _parquet_row(number, fields, path)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         what = f"broken Parquet: {error}" if not number else f"broken Parquet behind row {number}: {error}"
-        raise DataError(what, where=str(path)) from error
+        raise DataError(what, where=str(path), cure="write the file again") from error
 
 
 def _parquet_row(number: int, fields: dict[str, Any], path: Path) -> Row | BadRow:

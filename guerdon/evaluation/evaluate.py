@@ -91,7 +91,7 @@ def _check(systems: Sequence[SystemOutputs], references: References | None) -> N
     for system in systems:
         where = f"system {system.name!r}"
         if [other.name for other in systems].count(system.name) > 1:
-            raise InputError("there are two systems of this name", where=where)
+            raise InputError("there are two systems of this name", where=where, cure="give each a name of its own")
         if len(system.outputs) != len(first.outputs):
             raise InputError(f"{len(system.outputs)} outputs, where {first.name!r} has {len(first.outputs)}", where=where)
         if (system.judgement is None) != (first.judgement is None) or (system.finished is None) != (first.finished is None):

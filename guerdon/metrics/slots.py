@@ -131,7 +131,7 @@ class SlotPatterns:
             cure = "name a YAML file of slot patterns"
             raise ConfigurationError(f"cannot be read: {error}", where=str(path), cure=cure) from error
         except yaml.YAMLError as error:
-            raise ConfigurationError(f"is not YAML: {error}", where=str(path)) from error
+            raise ConfigurationError(f"is not YAML: {error}", where=str(path), cure="correct it there") from error
         return cls(loaded, where=str(path))
 
     def requirements(self, source: str) -> dict[str, str]:
@@ -202,7 +202,8 @@ def compile_phrase(patterns: Sequence[str], where: str) -> regex.Pattern[str]:
         try:
             empty = regex.compile(pattern).fullmatch("")
         except regex.error as error:
-            raise ConfigurationError(f"{pattern!r} is no regular expression: {error}", where=where) from error
+            cure = "correct it, and escape what is meant literally"
+            raise ConfigurationError(f"{pattern!r} is no regular expression: {error}", where=where, cure=cure) from error
         if empty:
             raise ConfigurationError(f"{pattern!r} matches the empty text", where=where, cure="write a pattern for some words")
     plain = (unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFD", pattern))) for pattern in patterns)

@@ -23,6 +23,7 @@ from guerdon.metrics.significance import Interval
 from guerdon.metrics.slots import SlotPatterns, slot_errors
 from guerdon.pipeline.prepare import reward_context
 from guerdon.pipeline.recipe import read_recipe
+from guerdon.pipeline.sections import EvaluationSection
 from guerdon.rewards.base import Judged, Judgement, Reward
 from guerdon.rewards.build import build_reward
 from guerdon.rewards.function import FunctionReward
@@ -122,8 +123,12 @@ def evaluate_files(
 
     Raises:
         DataError: for records that cannot be used, or files of other sources.
+        ConfigurationError: for too few resamples, or a file that is compared with itself.
     """
+    EvaluationSection(bootstrap=resamples)  # checks it
     files = [outputs, *([against] if against is not None else [])]
+    if against is not None and against.resolve() == outputs.resolve():
+        raise ConfigurationError("is compared with itself", where=str(outputs), cure="name another file of outputs")
     read = [Scored.read(path, references) for path in files]
     if len({tuple(scored.sources) for scored in read}) > 1:
         raise DataError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from guerdon.data.files import reported, write_atomically
+from guerdon.data.lines import check_file
 from guerdon.errors import CheckpointError
 from guerdon.evaluation.results import CONTROLS, EVALUATION
 from guerdon.pipeline.prepare import split_files, tested_split
@@ -36,6 +37,7 @@ class RunFiles:
 
     Raises:
         CheckpointError: when a stage in the folder, finished or begun, was made with other options or other data.
+        DataError: when a file of data is missing.
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
@@ -85,7 +87,7 @@ class RunFiles:
         pretrain = self.recipe.pretrain
         names = [self.recipe.data.train, self.recipe.data.validation]
         names += [] if pretrain is None else [*pretrain.texts, *pretrain.validation_texts]
-        return " ".join(sha256(path)[:16] for path in map(self.recipe.data_file, names) if path.is_file())
+        return " ".join(sha256(check_file(self.recipe.data_file(name)))[:16] for name in names)
 
     def _check_same(self, stage: str) -> None:
         """Refuses what the folder holds of a stage, finished or begun, where it was made with other options or data."""

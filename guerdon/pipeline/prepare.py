@@ -19,7 +19,7 @@ from guerdon.models.transformer import Transformer
 from guerdon.pipeline.recipe import Recipe
 from guerdon.rewards.base import Judged, Reward
 from guerdon.rewards.build import RewardContext, build_reward
-from guerdon.stages.finetune import encode_pairs
+from guerdon.stages.finetune import FinetuneConfig, encode_pairs
 
 Given = TypeVar("Given")
 Found = TypeVar("Found")
@@ -187,17 +187,32 @@ def check_lengths(recipe: Recipe, records: Mapping[str, Records], generator: Gen
         if split != "train" or (recipe.reinforce is not None and not skips_long(recipe)):
             _located(files[split], lambda sources: generator.encode_sources(sources), [e.source for e in found.examples])
     if recipe.finetune is not None:
-        finetune = recipe.finetune
-        for split in ("validation", "train"):
-            examples = records[split].examples
-            pairs = [(e.source, r) for e in examples for r in (e.references if split == "train" else e.references[:1])]
-            encoded = _located(files[split], lambda given: encode_pairs(generator, given, finetune.too_long), pairs)
-        facts["training pairs"] = len(encoded)
-        if len(encoded):
-            batch = finetune.batch
-            _located(files["train"], lambda p: plan_batches(*p.lengths(), batch.max_tokens, 0, 0, batch.max_rows), encoded)
-            facts["fine-tuning steps"] = finetune.total_steps(encoded, recipe.seed)
+        facts |= _check_pairs(recipe, records, generator, recipe.finetune)
     return facts
+
+
+def _check_pairs(
+    recipe: Recipe, records: Mapping[str, Records], generator: Generator, config: FinetuneConfig
+) -> dict[str, int]:
+    encoded = {}
+    for split, most in (("train", None), ("validation", 1)):  # the first reference alone measures on validation
+        pairs = [(e.source, reference) for e in records[split].examples for reference in e.references[:most]]
+        encoded[split] = _located(
+            split_files(recipe)[split], lambda given: encode_pairs(generator, given, config.too_long), pairs
+        )
+    training = encoded["train"]
+    if not len(training):
+        raise DataError(
+            "every pair is too long for the policy",
+            where=str(split_files(recipe)["train"]),
+            cure="give shorter texts, or a policy with a larger max_source and max_target",
+        )
+    _located(
+        split_files(recipe)["train"],
+        lambda pairs: plan_batches(*pairs.lengths(), config.batch.max_tokens, 0, 0, config.batch.max_rows),
+        training,
+    )
+    return {"training pairs": len(training), "fine-tuning steps": config.total_steps(training, recipe.seed)}
 
 
 def skips_long(recipe: Recipe) -> bool:

@@ -131,12 +131,17 @@ class Reward(ABC):
         if self.needs_references:
             self._check_references(judged)
         try:
-            scores = torch.as_tensor(self.score(judged), dtype=torch.float32).detach().cpu()
+            returned = self.score(judged)
             concerned = self.applies(judged)
         except GuerdonError:
             raise
         except Exception as error:  # whatever a user's function raises is reported under the reward's name
-            raise RewardError(f"raised {type(error).__name__}: {error}", where=f"reward {self.name!r}") from error
+            raise RewardError(
+                f"raised {type(error).__name__}: {error}",
+                where=f"reward {self.name!r}",
+                cure="correct it; --debug shows the traceback",
+            ) from error
+        scores = self._numbers(returned)
         if scores.shape != (len(judged),):
             raise RewardError(
                 f"returned scores of shape {list(scores.shape)} for {len(judged)} outputs",
@@ -181,6 +186,16 @@ class Reward(ABC):
 
     def __sub__(self, other: Reward) -> Combined:
         return self + -other
+
+    def _numbers(self, returned: object) -> Tensor:
+        try:
+            return torch.as_tensor(returned, dtype=torch.float32).detach().cpu()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise RewardError(
+                f"returned {str(returned)[:80]!r} ({type(returned).__name__}), which is no list of numbers: {error}",
+                where=f"reward {self.name!r}",
+                cure="return one number per output",
+            ) from error
 
     def _check_finite(self, scores: Tensor, judged: Judged) -> None:
         bad = (~torch.isfinite(scores)).nonzero().flatten().tolist()

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from guerdon.errors import ConfigurationError
@@ -58,11 +57,11 @@ class FunctionReward(Reward):
             )
         self._extra = _extra_arguments(self._function, self.name)
 
-    def score(self, judged: Judged) -> Tensor:
+    def score(self, judged: Judged) -> Tensor | Sequence[float]:
         """What the function returns."""
         further = {name: list(getattr(judged, name)) for name in self._extra}
         texts = [list(judged.sources), list(judged.outputs), [list(r) for r in judged.references]]
-        return torch.as_tensor(self._function(*texts, **further))
+        return self._function(*texts, **further)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_function": None if self._spec else self._function}

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from guerdon.cli.main import answer
 from guerdon.data.tokenizer import Tokenizer
 from guerdon.generator import Generator
 from guerdon.models import Transformer, TransformerOptions
@@ -66,6 +67,41 @@ def model(records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = TransformerOptions(tokenizer.vocabulary_size, 16, 2, 1, 1, 32, max_source=128, max_target=24)
     folder = tmp_path_factory.mktemp("models") / "tiny"
     Generator(Transformer(options).eval(), tokenizer).save(folder)
+    return folder
+
+
+FRAGILE = '''
+import os, signal
+
+calls = 0
+
+def words(sources, outputs, references):
+    """Counts words. Where FRAGILE is set, the process that makes so many calls is killed in the middle of its work."""
+    global calls
+    calls += 1
+    if calls == int(os.environ.get("FRAGILE", 0)):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [float(len(output.split())) for output in outputs]
+'''
+
+
+@pytest.fixture(scope="session")
+def whole(records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a recipe with every control and slot patterns, and of its run; not to be written into."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "fragile.py").write_text(FRAGILE, encoding="utf-8")
+    (folder / "slots.yaml").write_text("title: {}\nkind: {lecture: [lecture, talk]}\n", encoding="utf-8")
+    values = tiny_recipe(records)
+    values["reward"] = [
+        *values["reward"],
+        {"type": "function", "function": "fragile:words", "weight": -0.1},
+        {"type": "required_content", "patterns": "slots.yaml"},
+    ]
+    values["evaluation"]["slots"] = "slots.yaml"
+    values["controls"]["temperature"] = 0.7
+    values["reinforce"]["loop"]["average_best"] = 0  # the last weights, so that a control's are its own
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    assert answer(["run", str(folder / "recipe.yaml"), "--folder", str(folder / "run"), "--json"]) == 0
     return folder
 
 
