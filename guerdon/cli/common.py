@@ -13,12 +13,14 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from typer.exceptions import TyperException
 
 from guerdon.errors import GuerdonError
 from guerdon.training.progress import Bars, Plain, Progressing, Silent
 
 Returned = TypeVar("Returned")
+_WIDE = 10_000  # columns
 _NO_MEMORY = "out of memory; use smaller batches"
 _TORCH_NO_MEMORY = ("DefaultCPUAllocator", "out of memory")  # torch raises RuntimeError, of its own kind on an accelerator only
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines, and no progress.")]
@@ -50,13 +52,14 @@ def answer(values: Mapping[str, Any], json_output: bool, lines: Sequence[str] = 
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table: the first column flush left, the others right."""
-    drawn = Table(title=title, title_justify="left")
+    """Prints a table: the first column flush left, the others right. Elsewhere than on a terminal no cell is cut short."""
+    drawn = Table(title=Text(title), title_justify="left")
     for number, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
+        drawn.add_column(Text(column), justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
-        drawn.add_row(*row)
-    Console().print(drawn)
+        drawn.add_row(*map(Text, row))
+    console = Console()
+    (console if console.is_terminal else Console(width=_WIDE)).print(drawn)
 
 
 def run_command(command: Callable[[], Returned], debug: bool = False) -> int:

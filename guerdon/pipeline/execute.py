@@ -15,7 +15,7 @@ from guerdon.evaluation.report import write_report
 from guerdon.evaluation.results import Evaluation
 from guerdon.evaluation.verdict import Verdict, judge
 from guerdon.metrics.base import MeanMetric
-from guerdon.pipeline.prepare import tested_split
+from guerdon.pipeline.prepare import measured_split
 from guerdon.pipeline.recipe import Recipe
 from guerdon.pipeline.run import Run
 from guerdon.pipeline.systems import Writer
@@ -82,7 +82,7 @@ def execute(recipe: Recipe, folder: Path, progress: Progressing) -> Result:
 def evaluate(run: Run) -> Evaluation:
     """Trains what is not yet trained, writes every system's outputs, and measures them; ``evaluation.json`` at the end."""
     recipe = run.recipe
-    examples = run.examples(tested_split(recipe))
+    examples = run.examples(measured_split(recipe))
     writer = Writer(examples, run.reward, _normalisation(recipe), run.slots, recipe.decoding, run.progress)
     systems = _systems(run, writer)
     began = time.perf_counter()

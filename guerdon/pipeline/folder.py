@@ -13,7 +13,7 @@ from guerdon.data.files import reported, write_atomically
 from guerdon.data.lines import check_file
 from guerdon.errors import CheckpointError
 from guerdon.evaluation.results import CONTROLS, EVALUATION
-from guerdon.pipeline.prepare import split_files, tested_split
+from guerdon.pipeline.prepare import measured_split, split_files
 from guerdon.pipeline.recipe import Recipe
 from guerdon.training.checkpoint import sha256, sync
 from guerdon.training.runlog import writing
@@ -127,7 +127,7 @@ class RunFiles:
 
     def _evaluation_fingerprint(self) -> str:
         recipe, slots = self.recipe, self.recipe.evaluation.slots
-        read = [split_files(recipe)[tested_split(recipe)], *([recipe.resolve(slots)] if slots else [])]
+        read = [split_files(recipe)[measured_split(recipe)], *([recipe.resolve(slots)] if slots else [])]
         marks = [sha256(path)[:16] for path in read if path.is_file()]
         sections = recipe.fingerprint(*_DEPENDS["reinforce"], "decoding", "controls")
         return " ".join([sections, self._data_fingerprint, *marks])

@@ -33,7 +33,7 @@ def split_files(recipe: Recipe) -> dict[str, Path]:
     return {split: recipe.data_file(name) for split, name in names.items()}
 
 
-def tested_split(recipe: Recipe) -> str:
+def measured_split(recipe: Recipe) -> str:
     """The split that systems are measured on."""
     return list(split_files(recipe))[-1]
 
@@ -118,7 +118,7 @@ def check_records(recipe: Recipe, records: Mapping[str, Records], reward: Reward
             test source that is a damaged meaning representation, where slot errors are counted.
         ConfigurationError: more sources in a step of reinforcement than there are.
     """
-    tested, path = records[tested_split(recipe)].examples, split_files(recipe)[tested_split(recipe)]
+    tested, path = records[measured_split(recipe)].examples, split_files(recipe)[measured_split(recipe)]
     if len(tested) < 2:
         raise DataError("one record gives no interval", where=str(path), cure="give more records to test on")
     for split, reader in _readers(recipe, records, reward).items():
@@ -148,7 +148,7 @@ def _readers(recipe: Recipe, records: Mapping[str, Records], reward: Reward | No
     readers = {}
     if recipe.reinforce is not None and recipe.reinforce.mle_weight:
         readers["train"] = "reinforce.mle_weight reads"
-    split = tested_split(recipe)
+    split = measured_split(recipe)
     if any(example.references for example in records[split].examples):
         readers[split] = "other records have"
     return readers

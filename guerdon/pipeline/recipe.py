@@ -159,7 +159,7 @@ def validated(values: Mapping[str, Any], path: Path) -> Recipe:
     except ValidationError as error:
         raise _first(error, str(path)) from error
     _check_model(recipe)
-    if not recipe.name.strip() or Path(recipe.name).name != recipe.name:
+    if not recipe.name.strip() or Path(recipe.name).name != recipe.name or recipe.name == "..":
         raise ConfigurationError(f"{recipe.name!r} names no folder", where=f"{path}, name", cure="give a name without slashes")
     if recipe.reinforce is not None and not recipe.reward:
         raise ConfigurationError("reinforce needs a reward", where=f"{path}, reward", cure="give the section reward")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from flow.conftest import write_rows
 
 import guerdon
 from guerdon.cli.main import answer, app
+from guerdon.data.padded import Padded
+from guerdon.evaluation.results import Evaluation
 from guerdon.metrics.bleu import Bleu
 
 VERBS = ["quickstart", "run", "check", "generate", "score", "evaluate", "report"]
@@ -156,3 +160,121 @@ def test_check_writes_nothing(recipe: Path, records: Path, capsys: pytest.Captur
     assert facts["fine-tuning steps"] == 4
     assert facts["reward chrf of the first references"] == pytest.approx(1.0)
     assert sorted(recipe.parent.rglob("*")) == before
+
+
+# --- on a whole run
+
+
+def test_run_prints_one_object_and_report_writes_the_page_again(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(whole / "run", tmp_path / "run"))
+    (folder / "report.html").unlink()
+    assert answer(["run", str(whole / "recipe.yaml"), "--folder", str(folder), "--json"]) == 0
+    found = one_object(capsys)
+    assert list(found["systems"]) == ["finetuned", "reinforced", "shuffled", "constant", "best_of_n", "mbr"]
+    assert found["report"] == str(folder / "report.html")
+    page = (folder / "report.html").read_bytes()
+    (folder / "report.html").unlink()
+    assert answer(["report", str(folder), "--json"]) == 0
+    assert one_object(capsys) == {"report": str(folder / "report.html")}
+    assert (folder / "report.html").read_bytes() == page
+    assert answer(["report", str(folder)]) == 0
+    assert capsys.readouterr().out == f"report: {folder / 'report.html'}\n"
+
+
+def test_run_without_a_folder_takes_the_recipes_name(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert answer(["run", str(recipe), "--set", "reinforce=null", "--set", "name=mine"]) == 0
+    said = capsys.readouterr()
+    assert (tmp_path / "runs" / "mine" / "report.html").is_file()
+    assert "report: runs/mine/report.html" in said.out
+    assert "finetune: 4 steps to do" in said.err
+
+
+def test_quickstart_says_what_its_corpus_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "first"
+    quick = {
+        "finetune": "{steps: 1, batch: {max_tokens: 512}, loop: {validate_every: 1, criterion: bleu, higher_is_better: true}}",
+        "reinforce": "null", "reward": "[]", "model.width": "8", "model.heads": "2", "model.feed_forward": "8",
+        "evaluation.validation_limit": "4", "evaluation.bootstrap": "100", "decoding": "{method: greedy, limit: {absolute: 4}}",
+    }  # fmt: skip
+    changes = [part for name, value in quick.items() for part in ("--set", f"{name}={value}")]
+    assert answer(["quickstart", "--folder", str(folder), *changes]) == 0
+    said = capsys.readouterr()
+    assert "written by a program" in said.err
+    assert "written by a program" in (folder / "report.html").read_text(encoding="utf-8")
+    assert {path.name for path in (folder / "data").iterdir()} == {"train.jsonl", "validation.jsonl", "test.jsonl"}
+
+
+def test_generate_opens_the_last_stage_of_a_run(whole: Path, records: Path, tmp_path: Path) -> None:
+    """Its decoding is the recipe's: what the run itself wrote comes out again."""
+    out = tmp_path / "out.jsonl"
+    assert answer(["generate", str(whole / "run"), "-i", str(records / "test.jsonl"), "-o", str(out)]) == 0
+    written = lines(whole / "run" / "outputs" / "reinforced.jsonl")
+    assert [row["outputs"] for row in lines(out)] == [[row["output"]] for row in written]
+
+
+def test_evaluate_gives_the_figures_of_the_run(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs, slots = whole / "run" / "outputs", str(whole / "slots.yaml")
+    command = ["evaluate", str(outputs / "reinforced.jsonl"), "--against", str(outputs / "finetuned.jsonl"), "--json"]
+    assert answer([*command, "--slots", slots, "--bootstrap", "100"]) == 0
+    found = one_object(capsys)
+    run = Evaluation.read(whole / "run")
+    for system, name in zip(found["systems"], ("finetuned", "reinforced"), strict=True):
+        assert system["name"] == str(outputs / f"{name}.jsonl")
+        known = run.system(name)
+        assert known is not None
+        for metric in ("bleu", "chrf", "ter", "rouge_l", "length", "distinct_1", "slot_errors"):
+            assert system["metrics"][metric]["value"] == pytest.approx(known.metrics[metric].value)
+
+
+# --- further options of generate and score
+
+
+def test_log_probs_are_the_policys_of_the_same_tokens(model: Path, records: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    command = ["generate", str(model), "-i", str(records / "test.jsonl"), "-o", str(out), "--method", "sample", "--seed", "4"]
+    assert answer([*command, "--returned", "2", "--temperature", "1.0"]) == 0
+    policy = guerdon.load(model)
+    given = lines(records / "test.jsonl")
+    drawn = policy.generate([row["source"] for row in given], method="sample", returned=2, temperature=1.0, seed=4)
+    sources = Padded.from_lists([ids for ids in policy.encode_sources([r["source"] for r in given]) for _ in range(2)])
+    flat = [output for group in drawn for output in group]
+    targets = [[*output.tokens, *([policy.policy.end_id] if output.finished else [])] for output in flat]
+    with torch.no_grad():
+        expected = policy.policy.eval().evaluate(sources, Padded.from_lists(targets)).log_prob.double().sum(1)
+    assert [text for row in lines(out) for text in row["outputs"]] == [output.text for output in flat]
+    assert [x for row in lines(out) for x in row["log_probs"]] == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_generate_reads_a_table_with_other_names_and_forced_beginnings(model: Path, tmp_path: Path) -> None:
+    table = tmp_path / "in.csv"
+    table.write_text('what,begin,n\n"title[A], kind[film]",A film,1\nkind[play],,2\n', encoding="utf-8")
+    out = tmp_path / "out.jsonl"
+    command = ["generate", str(model), "-i", str(table), "-o", str(out), "--source", "what", "--prefix", "begin"]
+    assert answer([*command, "--method", "greedy", "--max-length", "9"]) == 0
+    first, second = lines(out)
+    assert (first["what"], first["n"], second["n"]) == ("title[A], kind[film]", "1", "2")
+    assert first["outputs"][0].startswith("A film")
+    assert len(first["outputs"]) == 1
+
+
+def test_score_overrides_the_recipe(recipe: Path, records: Path, tmp_path: Path) -> None:
+    rows = [{**row, "output": row["references"][0]} for row in lines(records / "test.jsonl")]
+    given, out = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    change = "reward=[{type: chrf, weight: 2.0}]"
+    assert answer(["score", str(recipe), "-i", str(given), "-o", str(out), "--set", change]) == 0
+    assert all(row["scores"] == [pytest.approx(2.0)] for row in lines(out))
+
+
+def test_check_finds_what_a_run_would_stop_at(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for change, words in (("reinforce.sources_per_step=1000", "sources_per_step"), ("model.max_source=4", "max_source")):
+        assert answer(["check", str(recipe), "--set", change, "--json"]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert words in said.err
+    assert answer(["check", str(recipe)]) == 0
+    assert "training pairs: " in capsys.readouterr().out

@@ -111,3 +111,68 @@ def test_a_fingerprint_sees_its_sections_and_no_others(tmp_path: Path) -> None:
     assert mark("finetune", tokenizer={"vocabulary_size": 500}) == base
     assert mark("finetune", finetune={"epochs": 2}) != base
     assert mark("finetune", seed=2) != base
+
+
+def test_an_override_of_one_section_leaves_another_that_shares_its_anchor(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "name: x\ndata: {train: a, validation: b}\nreward: [{type: repetition}]\n"
+        "finetune: {epochs: 1, optimiser: &o {learning_rate: 0.1}}\nreinforce: {optimiser: *o}\n",
+        encoding="utf-8",
+    )
+    recipe = read_recipe(path, ["reinforce.optimiser.learning_rate=0.2"])
+    assert recipe.finetune is not None
+    assert recipe.reinforce is not None
+    assert (recipe.finetune.optimiser.learning_rate, recipe.reinforce.optimiser.learning_rate) == (0.1, 0.2)
+
+
+def test_a_resolved_recipe_has_whole_paths(tmp_path: Path) -> None:
+    changes = {
+        "tokenizer": {"folder": "t"},
+        "evaluation": {"slots": "s.yaml"},
+        "reward": [{"type": "required_content", "patterns": "p.yaml"}, {"type": "chrf"}],
+    }
+    plain = read_recipe(written(tmp_path, **changes)).resolved()
+    assert plain["tokenizer"]["folder"] == str(tmp_path / "t")
+    assert plain["evaluation"]["slots"] == str(tmp_path / "s.yaml")
+    assert [part.get("patterns") for part in plain["reward"]] == [str(tmp_path / "p.yaml"), None]
+    assert plain["data"]["folder"] == str(tmp_path)
+    loaded = read_recipe(written(tmp_path, model={"load": "m"})).resolved()
+    assert loaded["model"] == {"load": str(tmp_path / "m")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": {"load": "m", "width": 3}}, ["model.load", "width", "take out"]),
+        ({"model": {"load": 3}}, ["model.load", "3"]),
+        ({"model": {"load": "m"}, "tokenizer": {"folder": "t"}}, ["model.load", "tokenizer.folder"]),
+        ({"model": {"width": "wide"}}, ["model.width", "'wide'"]),
+        ({"model": {"positions": "moon"}}, ["model.positions", "'moon'"]),
+        ({"model": {"widht": 4}}, ["model.widht", "did you mean 'width'"]),
+        ({"model": {"vocabulary": 4}}, ["model.vocabulary", "options here"]),
+        ({"name": "a/b"}, ["name", "'a/b'"]),
+        ({"name": " "}, ["name"]),
+        ({"name": ".."}, ["name", "'..'"]),
+        ({"path": "x"}, ["path", "no such option"]),
+    ],
+)
+def test_further_faults_name_option_and_cure(tmp_path: Path, changes: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        read_recipe(written(tmp_path, **changes))
+    assert raised.value.cure
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_a_recipe_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a folder is no recipe"):
+        read_recipe(tmp_path)
+    path = tmp_path / "odd.yaml"
+    path.write_bytes(b"name: \xff")
+    with pytest.raises(DataError, match="is not usable YAML"):
+        read_recipe(path)
+    with pytest.raises(ConfigurationError, match="is no YAML value"):
+        read_recipe(written(tmp_path), ["seed=[1"])
+    with pytest.raises(ConfigurationError, match="'epochs' has no options"):
+        read_recipe(written(tmp_path), ["finetune.epochs.x=1"])
