@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
 import subprocess
 from importlib import metadata
@@ -37,16 +36,3 @@ def _commit() -> str:
         return ""
     done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return done.stdout.strip()
-
-
-def keep_freed_memory() -> None:
-    """Tells glibc to keep what is freed: training frees and asks for the same large blocks at every step.
-
-    By default each is given back to the system and comes back as zeroed pages, which takes about a tenth of a step's time on
-    a CPU. For the command line, whose process guerdon owns; elsewhere it does nothing where there is no glibc.
-    """
-    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
-    if mallopt is not None:
-        mallopt(mmap_threshold, 64 << 20)  # larger blocks are few, and go back at once
-        mallopt(trim_threshold, 256 << 20)

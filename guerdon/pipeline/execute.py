@@ -16,7 +16,6 @@ from guerdon.evaluation.results import Evaluation
 from guerdon.evaluation.verdict import Verdict, judge
 from guerdon.metrics.base import MeanMetric
 from guerdon.metrics.slots import SlotPatterns
-from guerdon.pipeline.environment import keep_freed_memory
 from guerdon.pipeline.recipe import Recipe
 from guerdon.pipeline.run import Run
 from guerdon.pipeline.systems import Writer
@@ -68,7 +67,6 @@ def execute(recipe: Recipe, folder: Path, progress: Progressing) -> Result:
     Raises:
         GuerdonError: as the stages do; what is finished by then is kept, and the next call goes on from there.
     """
-    keep_freed_memory()
     run = Run(recipe, folder, progress)
     began = time.perf_counter()
     evaluation = evaluate(run)
