@@ -233,7 +233,8 @@ def load(where: str | Path) -> Generator:
         CapabilityError: when it is a Hugging Face model that cannot be a policy.
     """
     name = str(where)
-    if not Path(where).exists() and name.count("/") == 1 and not name.startswith((".", "/")):
+    on_a_hub = name.count("/") == 1 and not name.startswith((".", "/")) and not Path(where).parent.is_dir()
+    if not Path(where).exists() and on_a_hub:  # "runs/e2" beside runs/e2e is a misspelt folder
         return _load_huggingface(name, None)
     folder = model_folder(Path(where))
     if "model_type" in read_config(folder):

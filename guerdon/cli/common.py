@@ -19,6 +19,8 @@ from guerdon.errors import GuerdonError
 from guerdon.training.progress import Bars, Plain, Progressing, Silent
 
 Returned = TypeVar("Returned")
+_NO_MEMORY = "out of memory; use smaller batches"
+_TORCH_NO_MEMORY = ("DefaultCPUAllocator", "out of memory")  # torch raises RuntimeError, of its own kind on an accelerator only
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines, and no progress.")]
 Overrides = Annotated[
     list[str] | None,
@@ -69,7 +71,7 @@ def run_command(command: Callable[[], Returned], debug: bool = False) -> int:
     except TyperException as error:
         return _report(f"{error.format_message()}; --help lists what there is", 2, debug)
     except (typer.Abort, KeyboardInterrupt):
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("interrupted; a run goes on where it stopped when the command is given again", file=sys.stderr)
         return 130
     except GuerdonError as error:
         return _report(str(error), error.exit_code, debug)
@@ -77,8 +79,10 @@ def run_command(command: Callable[[], Returned], debug: bool = False) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except MemoryError:
-        return _report("out of memory; use smaller batches", 1, debug)
+        return _report(_NO_MEMORY, 1, debug)
     except Exception as error:  # a fault of guerdon itself: still one line, with the way to the rest
+        if isinstance(error, RuntimeError) and any(mark in str(error) for mark in _TORCH_NO_MEMORY):
+            return _report(_NO_MEMORY, 1, debug)
         where = traceback.extract_tb(error.__traceback__)[-1]
         line = (
             f"internal error: {type(error).__name__}: {error} ({where.name}, line {where.lineno}); --debug shows the traceback"

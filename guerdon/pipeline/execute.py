@@ -15,7 +15,7 @@ from guerdon.evaluation.report import write_report
 from guerdon.evaluation.results import Evaluation
 from guerdon.evaluation.verdict import Verdict, judge
 from guerdon.metrics.base import MeanMetric
-from guerdon.metrics.slots import SlotPatterns
+from guerdon.pipeline.prepare import tested_split
 from guerdon.pipeline.recipe import Recipe
 from guerdon.pipeline.run import Run
 from guerdon.pipeline.systems import Writer
@@ -68,19 +68,22 @@ def execute(recipe: Recipe, folder: Path, progress: Progressing) -> Result:
         GuerdonError: as the stages do; what is finished by then is kept, and the next call goes on from there.
     """
     run = Run(recipe, folder, progress)
-    began = time.perf_counter()
-    evaluation = evaluate(run)
-    run.log.timing("run", event="finished", seconds=time.perf_counter() - began)
-    run.log.close()
+    if run.files.evaluated():
+        evaluation = Evaluation.read(folder)
+    else:
+        began = time.perf_counter()
+        run.begin()
+        evaluation = evaluate(run)
+        run.files.mark_evaluated()
+        run.log.timing("run", event="finished", seconds=time.perf_counter() - began)
     return Result(folder, write_report(folder), evaluation, judge(evaluation))
 
 
 def evaluate(run: Run) -> Evaluation:
     """Trains what is not yet trained, writes every system's outputs, and measures them; ``evaluation.json`` at the end."""
     recipe = run.recipe
-    split = "test" if recipe.data.test else "validation"
-    reward = run.reward if recipe.reward else None
-    writer = Writer(run.examples(split), reward, _normalisation(recipe), _patterns(recipe), recipe.decoding, run.progress)
+    examples = run.examples(tested_split(recipe))
+    writer = Writer(examples, run.reward, _normalisation(recipe), run.slots, recipe.decoding, run.progress)
     systems = _systems(run, writer)
     began = time.perf_counter()
     with writing(run.folder / "outputs"):
@@ -127,8 +130,3 @@ def optimised(recipe: Recipe) -> set[str]:
 
 def _normalisation(recipe: Recipe) -> NormaliserOptions:
     return recipe.reinforce.normalisation if recipe.reinforce is not None else NormaliserOptions()
-
-
-def _patterns(recipe: Recipe) -> SlotPatterns | None:
-    path = recipe.evaluation.slots
-    return None if path is None else SlotPatterns.from_file(recipe.resolve(path))

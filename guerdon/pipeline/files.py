@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from guerdon.data.files import write_jsonl
+from guerdon.data.files import JSON_LINES, write_jsonl
 from guerdon.data.lines import Row, place
 from guerdon.data.records import FieldMap, read_examples
 from guerdon.data.rows import read_rows
@@ -20,8 +21,8 @@ from guerdon.generator import load
 from guerdon.metrics.base import MeanMetric
 from guerdon.metrics.significance import Interval
 from guerdon.metrics.slots import SlotPatterns, slot_errors
+from guerdon.pipeline.prepare import reward_context
 from guerdon.pipeline.recipe import read_recipe
-from guerdon.pipeline.run import reward_context
 from guerdon.rewards.base import Judged, Judgement, Reward
 from guerdon.rewards.build import build_reward
 from guerdon.rewards.function import FunctionReward
@@ -46,6 +47,7 @@ def generate_file(
         DataError: for a record that cannot be used, or a source that is too long.
         ConfigurationError: for options that cannot be.
     """
+    check_output(output_file)
     generator = load(model)
     options = changed(generator.decoding, dict(changes))
     if max_length is not None:
@@ -159,6 +161,7 @@ def score_file(
     Raises:
         DataError, RewardError, ConfigurationError: for records, rewards and names that cannot be used.
     """
+    check_output(output_file)
     judge = open_reward(reward, overrides)
     scored = Scored.read(input_file)
     flat = [(row, text) for row, texts in enumerate(scored.outputs) for text in texts]
@@ -184,6 +187,23 @@ def score_file(
     known = {name: [value for value in values if value is not None] for name, values in parts.items()}
     means = {name: sum(values) / len(values) for name, values in known.items() if values}
     return {"score": sum(totals) / len(totals), **(means if len(parts) > 1 else {})}
+
+
+def check_output(path: Path) -> None:
+    """Refuses, before any work, a file that could not be written after it.
+
+    Raises:
+        ConfigurationError: its name does not end as JSON lines do, its folder does not exist, or it is a folder.
+    """
+    where = str(path)
+    if path.suffix.lower() not in JSON_LINES:
+        raise ConfigurationError("only JSON lines are written here", where=where, cure="let the file's name end in .jsonl")
+    if path.is_dir():
+        raise ConfigurationError("is a folder, not a file", where=where, cure="name the file to write")
+    if not path.parent.is_dir():
+        raise ConfigurationError(f"there is no folder {path.parent}", where=where, cure="make it, or name another")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigurationError(f"nothing may be written into {path.parent}", where=where, cure="name another folder")
 
 
 def open_reward(name: str, overrides: Sequence[str] = ()) -> Reward:

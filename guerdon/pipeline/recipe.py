@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import json
@@ -18,6 +19,14 @@ from guerdon.models.options import TransformerOptions
 from guerdon.pipeline.sections import ControlsSection, DataSection, EvaluationSection, PretrainSection, TokenizerSection
 from guerdon.stages.finetune import FinetuneConfig
 from guerdon.training.reinforcement import ReinforceConfig
+
+
+class _Model(BaseModel):
+    """The section model where it describes a model, so that its options are checked as all others are."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: TransformerOptions
 
 
 class Recipe(BaseModel):
@@ -65,14 +74,26 @@ class Recipe(BaseModel):
             ConfigurationError: for an option that does not exist or cannot be.
         """
         try:
-            return TransformerOptions(vocabulary_size=vocabulary_size, **self.model)
-        except TypeError as error:
-            raise ConfigurationError(str(error).replace("TransformerOptions.__init__()", "the model"), where="model") from error
+            return _Model.model_validate({"model": {**self.model, "vocabulary_size": vocabulary_size}}).model
+        except ValidationError as error:
+            names = [option.name for option in dataclasses.fields(TransformerOptions) if option.name != "vocabulary_size"]
+            raise _first(error, str(self.path), names) from error
 
     def plain(self) -> dict[str, Any]:
         """The recipe as plain values, defaults filled in."""
         plain: dict[str, Any] = json.loads(self.model_dump_json(exclude={"path"}))
         plain["data"]["folder"] = str(self.resolve(self.data.folder))
+        return plain
+
+    def resolved(self) -> dict[str, Any]:
+        """The recipe as plain values that mean the same from any folder: its paths are whole."""
+        plain = self.plain()
+        for section, option in (("evaluation", "slots"), ("tokenizer", "folder"), ("model", "load")):
+            if plain[section].get(option) is not None:
+                plain[section][option] = str(self.resolve(plain[section][option]))
+        for part in plain["reward"]:
+            if "patterns" in part:
+                part["patterns"] = str(self.resolve(part["patterns"]))
         return plain
 
     def fingerprint(self, *sections: str) -> str:
@@ -96,16 +117,23 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError("no such recipe", where=str(path), cure="name a YAML file, e.g. recipes/e2e.yaml")
+        what = "a folder is no recipe" if path.is_dir() else "no such recipe"
+        raise DataError(what, where=str(path), cure="name a YAML file, e.g. recipes/e2e.yaml")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        values = _yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"is not usable YAML ({error})", where=str(path)) from error
+        raise DataError(f"is not usable YAML ({error})", where=str(path), cure="correct it there") from error
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(path), cure="see that you may read it") from error
     if not isinstance(values, dict):
         raise DataError("is not a mapping of sections", where=str(path), cure="see recipes/e2e.yaml")
     for override in overrides:
         _override(values, override)
     return validated(values, path)
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_UniqueKeys)
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -124,17 +152,36 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def validated(values: Mapping[str, Any], path: Path) -> Recipe:
     """A recipe from plain values; raises as `read_recipe`."""
+    if "path" in values:
+        raise ConfigurationError("there is no such option", where=f"{path}, path", cure="take it out")
     try:
         recipe = Recipe.model_validate({**values, "path": path})
     except ValidationError as error:
         raise _first(error, str(path)) from error
-    if "load" not in recipe.model:
-        recipe.transformer(vocabulary_size=recipe.tokenizer.vocabulary_size)
+    _check_model(recipe)
+    if not recipe.name.strip() or Path(recipe.name).name != recipe.name:
+        raise ConfigurationError(f"{recipe.name!r} names no folder", where=f"{path}, name", cure="give a name without slashes")
     if recipe.reinforce is not None and not recipe.reward:
         raise ConfigurationError("reinforce needs a reward", where=f"{path}, reward", cure="give the section reward")
     if recipe.finetune is None and recipe.reinforce is None and recipe.pretrain is None:
         raise ConfigurationError("there is nothing to do", where=str(path), cure="give pretrain, finetune or reinforce")
     return recipe
+
+
+def _check_model(recipe: Recipe) -> None:
+    """Refuses dimensions that cannot be, and dimensions beside a model that has its own."""
+    if "load" not in recipe.model:
+        recipe.transformer(vocabulary_size=recipe.tokenizer.vocabulary_size)
+        return
+    where = f"{recipe.path}, model.load"
+    if not isinstance(recipe.model["load"], str):
+        raise ConfigurationError(f"{recipe.model['load']!r} is no folder", where=where, cure="name the folder of a model")
+    if others := sorted(recipe.model.keys() - {"load"}):
+        raise ConfigurationError(
+            f"a loaded model brings its own {others[0]}", where=where, cure=f"take out {', '.join(others)}, or load"
+        )
+    if recipe.tokenizer.folder is not None:
+        raise ConfigurationError("a loaded model brings its own tokenizer", where=where, cure="take out tokenizer.folder")
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -143,33 +190,36 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise ConfigurationError(
             f"{override!r} is not section.option=value", where="--set", cure="e.g. --set reinforce.steps=200"
         )
-    value = yaml.safe_load(text)
+    try:
+        value = _yaml(text)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{text!r} is no YAML value", where=f"--set {override}", cure="put it in quotes") from error
     if name == "data.folder":
         value = str(Path(str(value)).resolve())
     *parents, last = name.split(".")
     section: Any = values
     for parent in parents:
-        if section.get(parent) is None:
-            section[parent] = {}
+        found = section.get(parent)
+        if found is not None and not isinstance(found, dict):
+            raise ConfigurationError(f"{parent!r} has no options", where=f"--set {override}", cure="name a section's option")
+        section[parent] = dict(found or {})  # a copy: with an anchor, YAML gives one mapping to several sections
         section = section[parent]
-        if not isinstance(section, dict):
-            raise ConfigurationError(f"{parent!r} has no options", where=f"--set {override}")
     section[last] = value
 
 
-def _first(error: ValidationError, path: str) -> ConfigurationError:
+def _first(error: ValidationError, path: str, options: Sequence[str] = ()) -> ConfigurationError:
     """The first fault as one line that names the option and, for a misspelt one, the nearest that exists."""
     fault = error.errors()[0]
     where = ".".join(str(part) for part in fault["loc"])
     if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        names = _options(fault["loc"][:-1])
+        names = options or _options(fault["loc"][:-1])
         near = difflib.get_close_matches(str(fault["loc"][-1]), names, n=1)
         cure = f"did you mean {near[0]!r}?" if near else f"options here: {', '.join(names)}"
         return ConfigurationError("there is no such option", where=f"{path}, {where}", cure=cure)
     if fault["type"] in ("missing", "missing_argument"):
         return ConfigurationError("is missing", where=f"{path}, {where}", cure="add it")
     shown = "" if isinstance(fault["input"], dict) else f" (it is {fault['input']!r})"
-    return ConfigurationError(f"{fault['msg']}{shown}", where=f"{path}, {where}")
+    return ConfigurationError(f"{fault['msg']}{shown}", where=f"{path}, {where}", cure="correct it")
 
 
 def _options(location: Sequence[int | str]) -> list[str]:

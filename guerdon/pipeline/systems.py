@@ -62,7 +62,12 @@ class Writer:
     def of_samples(self, names: Sequence[str], generator: Generator, count: int, temperature: float) -> list[SystemOutputs]:
         """Best-of-n and minimum Bayes risk, where ``names`` has them, over the same samples."""
         options = DecodingOptions(
-            method="sample", returned=count, limit=self.decoding.limit, batch_size=32, seed=self.decoding.seed
+            method="sample",
+            returned=count,
+            temperature=temperature,
+            limit=self.decoding.limit,
+            batch_size=32,
+            seed=self.decoding.seed,
         )
         samples = self._generate(f"{count} samples", generator, options)
         texts = [[output.text for output in group] for group in samples]

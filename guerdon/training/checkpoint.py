@@ -66,14 +66,11 @@ class CheckpointStore:
         temporary = self.folder / f".{final.name}.partial"
         with writing(final):
             shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            save_tensors(model.state_dict(), temporary / MODEL)
-            save_tensors(_optimiser_tensors(optimiser), temporary / OPTIMISER)
-            record = {**dataclasses.asdict(state), "sha256": {name: sha256(temporary / name) for name in (MODEL, OPTIMISER)}}
-            (temporary / STATE).write_text(json.dumps(record), encoding="utf-8")
-            for name in (MODEL, OPTIMISER, STATE):
-                sync(temporary / name)
-            sync(temporary)
+            try:
+                _fill(temporary, state, model, optimiser)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)  # on a full disk it would stand in the way of its own cure
+                raise
             if final.exists():
                 self._remove(final)
             temporary.rename(final)
@@ -134,8 +131,12 @@ class CheckpointStore:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(".partial")
-            save_tensors(model.state_dict(), partial)
-            sync(partial)
+            try:
+                save_tensors(model.state_dict(), partial)
+                sync(partial)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
             partial.rename(path)
             sync(path.parent)
 
@@ -161,6 +162,17 @@ class CheckpointStore:
 
     def _best(self, step: int) -> Path:
         return self.folder / "best" / f"step-{step:08d}.safetensors"
+
+
+def _fill(folder: Path, state: TrainingState, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    folder.mkdir(parents=True)
+    save_tensors(model.state_dict(), folder / MODEL)
+    save_tensors(_optimiser_tensors(optimiser), folder / OPTIMISER)
+    record = {**dataclasses.asdict(state), "sha256": {name: sha256(folder / name) for name in (MODEL, OPTIMISER)}}
+    (folder / STATE).write_text(json.dumps(record), encoding="utf-8")
+    for name in (MODEL, OPTIMISER, STATE):
+        sync(folder / name)
+    sync(folder)
 
 
 def sync(path: Path) -> None:

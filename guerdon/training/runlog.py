@@ -6,6 +6,7 @@ bytes again. Durations differ from one machine and hour to the next, and live ap
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -30,9 +31,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise TrainingError(
-            f"cannot write: {error.strerror or error}", where=str(path), cure="free space there and run again: it resumes"
-        ) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        cure = "free space there and run again: it resumes" if full else "see that the folder is there and yours to write into"
+        raise TrainingError(f"cannot write: {error.strerror or error}", where=str(path), cure=cure) from error
 
 
 class RunLog:

@@ -1,0 +1,143 @@
+"""What a run keeps in its folder: finished stages, each with the fingerprint of what it was made from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from guerdon.data.files import reported, write_atomically
+from guerdon.errors import CheckpointError
+from guerdon.evaluation.results import CONTROLS, EVALUATION
+from guerdon.pipeline.prepare import split_files, tested_split
+from guerdon.pipeline.recipe import Recipe
+from guerdon.training.checkpoint import sha256, sync
+from guerdon.training.runlog import writing
+
+DONE, BEGUN = "done.json", "begun.json"
+_TOKENIZER = ("data", "tokenizer")
+_DEPENDS = {
+    "tokenizer": _TOKENIZER,
+    "pretrain": (*_TOKENIZER, "model", "pretrain"),
+    "finetune": (*_TOKENIZER, "model", "pretrain", "finetune", "evaluation"),
+    "reinforce": (*_TOKENIZER, "model", "pretrain", "finetune", "evaluation", "reward", "reinforce"),
+}
+
+
+class RunFiles:
+    """The folder of one run of a recipe.
+
+    Args:
+        recipe: what is run.
+        folder: where; nothing is written before the first call that says so.
+
+    Raises:
+        CheckpointError: when a stage in the folder, finished or begun, was made with other options or other data.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self.recipe, self.folder = recipe, folder
+        for stage in _DEPENDS:
+            self._check_same(stage)
+
+    def write(self, name: str, text: str) -> Path:
+        """Writes a small file of the run folder, which is made where it is missing; whole or not at all."""
+        path = self.folder / name
+        with reported(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, [text.encode()])
+        return path
+
+    # --- stages
+
+    def finished(self, stage: str) -> bool:
+        """Whether the stage has left its final files."""
+        return (self.folder / stage / DONE).is_file()
+
+    def store(self, stage: str, save: Callable[[Path], None], facts: Mapping[str, Any]) -> None:
+        """Writes the stage's folder, whole or not at all, with the fingerprint of what it depends on."""
+        final, partial = self.folder / stage, self.folder / f".{stage}.partial"
+        done = {"fingerprint": self._fingerprint(stage), **facts}
+        with writing(final):
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                partial.mkdir(parents=True)
+                save(partial)
+                (partial / DONE).write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
+                for path in partial.iterdir():
+                    sync(path)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)  # on a full disk it would stand in the way of its own cure
+                raise
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            sync(self.folder)
+
+    def _fingerprint(self, stage: str) -> str:
+        sections = _DEPENDS[stage.split("-")[0]]
+        return f"{self.recipe.fingerprint(*sections)} {self._data_fingerprint}"
+
+    @cached_property
+    def _data_fingerprint(self) -> str:
+        pretrain = self.recipe.pretrain
+        names = [self.recipe.data.train, self.recipe.data.validation]
+        names += [] if pretrain is None else [*pretrain.texts, *pretrain.validation_texts]
+        return " ".join(sha256(path)[:16] for path in map(self.recipe.data_file, names) if path.is_file())
+
+    def _check_same(self, stage: str) -> None:
+        """Refuses what the folder holds of a stage, finished or begun, where it was made with other options or data."""
+        begun = self.folder / "checkpoints"
+        single = [self.folder / stage / DONE, begun / stage / BEGUN]
+        for path in [*single, *self.folder.glob(f"{stage}-*/{DONE}"), *begun.glob(f"{stage}-*/{BEGUN}")]:
+            if path.is_file():
+                self._check_fingerprint(stage, path)
+
+    def mark_begun(self, stage: str) -> None:
+        """Checkpoints are only resumed by the recipe that began them."""
+        path = self.folder / "checkpoints" / stage / BEGUN
+        if not path.is_file():
+            self.write(f"checkpoints/{stage}/{BEGUN}", json.dumps({"fingerprint": self._fingerprint(stage)}) + "\n")
+
+    # --- evaluation
+
+    def evaluated(self) -> bool:
+        """Whether ``evaluation.json`` is that of this recipe, these data and the stages as they stand."""
+        stored = self._facts()
+        stages = [stage for stage in ("pretrain", "finetune", "reinforce") if getattr(self.recipe, stage) is not None]
+        if self.recipe.reinforce is not None:
+            stages += [f"reinforce-{name}" for name in self.recipe.controls.run if name in CONTROLS]
+        whole = all(map(self.finished, stages)) and (self.folder / EVALUATION).is_file()
+        return whole and stored.get("evaluated") == self._evaluation_fingerprint()
+
+    def mark_evaluated(self) -> None:
+        """Notes in ``run.json`` what ``evaluation.json`` was made from."""
+        self.write("run.json", json.dumps({**self._facts(), "evaluated": self._evaluation_fingerprint()}, indent=2) + "\n")
+
+    def _facts(self) -> dict[str, Any]:
+        path = self.folder / "run.json"
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"is damaged ({error})", where=str(path), cure="remove it") from error
+
+    def _evaluation_fingerprint(self) -> str:
+        recipe, slots = self.recipe, self.recipe.evaluation.slots
+        read = [split_files(recipe)[tested_split(recipe)], *([recipe.resolve(slots)] if slots else [])]
+        marks = [sha256(path)[:16] for path in read if path.is_file()]
+        sections = recipe.fingerprint(*_DEPENDS["reinforce"], "decoding", "controls")
+        return " ".join([sections, self._data_fingerprint, *marks])
+
+    def _check_fingerprint(self, stage: str, path: Path) -> None:
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"is damaged ({error})", where=str(path), cure=f"remove {path.parent}") from error
+        if stored != self._fingerprint(stage):
+            raise CheckpointError(
+                "was made with other options or other data than the recipe now has",
+                where=str(path.parent),
+                cure="choose another run folder (--folder), or remove that one",
+            )

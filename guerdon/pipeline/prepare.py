@@ -1,0 +1,212 @@
+"""What a run works on, read and checked before anything is trained or written: a fault found after hours costs hours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from guerdon.data.batches import plan_batches
+from guerdon.data.draws import key
+from guerdon.data.records import Example, Records, read_examples, read_texts
+from guerdon.data.tokenizer import Tokenizer
+from guerdon.errors import ConfigurationError, DataError
+from guerdon.generator import Generator, load
+from guerdon.metrics.slots import SlotPatterns
+from guerdon.models.transformer import Transformer
+from guerdon.pipeline.recipe import Recipe
+from guerdon.rewards.base import Judged, Reward
+from guerdon.rewards.build import RewardContext, build_reward
+from guerdon.stages.finetune import encode_pairs
+
+Given = TypeVar("Given")
+Found = TypeVar("Found")
+_TRIED = 8  # records that the reward is tried on
+
+
+def split_files(recipe: Recipe) -> dict[str, Path]:
+    """The file of each split; what a run is measured on is its last."""
+    data = recipe.data
+    names = {"train": data.train, "validation": data.validation, **({"test": data.test} if data.test else {})}
+    return {split: recipe.data_file(name) for split, name in names.items()}
+
+
+def tested_split(recipe: Recipe) -> str:
+    """The split that systems are measured on."""
+    return list(split_files(recipe))[-1]
+
+
+def read_records(recipe: Recipe) -> dict[str, Records]:
+    """The records of each split. They need references where fine-tuning reads them.
+
+    Raises:
+        DataError: for a bad record (unless bad ones are skipped), or a file that cannot be used.
+    """
+    data, needed = recipe.data, recipe.finetune is not None
+    return {
+        split: read_examples(
+            path, data.fields, data.on_error, needs_references=needed, limit=data.limit if split == "train" else None
+        )
+        for split, path in split_files(recipe).items()
+    }
+
+
+def reward_context(recipe: Recipe) -> RewardContext:
+    """What a recipe's rewards are built from, where no run is going on."""
+    data = recipe.data
+    train = read_examples(recipe.data_file(data.train), data.fields, data.on_error, limit=data.limit)
+    return context_of(recipe, train.examples)
+
+
+def context_of(recipe: Recipe, train: Sequence[Example]) -> RewardContext:
+    """Frequencies are those of the training references; paths are relative to the recipe's folder."""
+    texts = [reference for example in train for reference in example.references]
+    return RewardContext(texts=texts, folder=recipe.path.parent.resolve())
+
+
+def read_reward(recipe: Recipe, records: Mapping[str, Records]) -> Reward | None:
+    """The recipe's reward; None where it has none."""
+    return build_reward(recipe.reward, context_of(recipe, records["train"].examples)) if recipe.reward else None
+
+
+def read_patterns(recipe: Recipe) -> SlotPatterns | None:
+    """The patterns that slot errors are counted by; None where the recipe names none."""
+    path = recipe.evaluation.slots
+    return None if path is None else SlotPatterns.from_file(recipe.resolve(path))
+
+
+def pretrain_texts(recipe: Recipe, which: str) -> list[str]:
+    """The texts of the files that ``pretrain.texts`` or ``pretrain.validation_texts`` names."""
+    section = recipe.pretrain
+    if section is None:
+        return []
+    names = section.texts if which == "texts" else section.validation_texts
+    return [text for name in names for text in read_texts(recipe.data_file(name), section.field)]
+
+
+def new_tokenizer(recipe: Recipe, train: Sequence[Example]) -> Tokenizer:
+    """Trained on the training sources and references and the texts of pre-training, or taken from the recipe's folder."""
+    if recipe.tokenizer.folder:
+        return Tokenizer.load(recipe.resolve(recipe.tokenizer.folder))
+    texts = [e.source for e in train] + [r for e in train for r in e.references] + pretrain_texts(recipe, "texts")
+    return Tokenizer.train(texts, recipe.tokenizer.vocabulary_size)
+
+
+def new_generator(recipe: Recipe, tokenizer: Callable[[], Tokenizer]) -> Generator:
+    """The policy that training begins with: the loaded one, or one with random weights, which depend on the seed alone."""
+    if "load" in recipe.model:
+        generator = load(recipe.resolve(recipe.model["load"]))
+        return Generator(generator.policy.to(default_device()), generator.tokenizer, recipe.decoding)
+    own = tokenizer()
+    torch.manual_seed(key(recipe.seed, "weights"))
+    policy = Transformer(recipe.transformer(own.vocabulary_size))
+    return Generator(policy.to(default_device()), own, recipe.decoding)
+
+
+def default_device() -> torch.device:
+    """The accelerator where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def check_records(recipe: Recipe, records: Mapping[str, Records], reward: Reward | None, slots: SlotPatterns | None) -> None:
+    """Refuses records that a later stage would stop at.
+
+    Raises:
+        DataError: fewer than two test records, which give no interval; references that are missing where they are read; a
+            test source that is a damaged meaning representation, where slot errors are counted.
+        ConfigurationError: more sources in a step of reinforcement than there are.
+    """
+    tested, path = records[tested_split(recipe)].examples, split_files(recipe)[tested_split(recipe)]
+    if len(tested) < 2:
+        raise DataError("one record gives no interval", where=str(path), cure="give more records to test on")
+    for split, reader in _readers(recipe, records, reward).items():
+        for number, example in enumerate(records[split].examples, 1):
+            if not example.references:
+                raise DataError(
+                    f"has no references, which {reader}",
+                    where=f"{split_files(recipe)[split]}, record {number} ({example.source[:40]!r})",
+                    cure="give every record at least one reference",
+                )
+    section, count = recipe.reinforce, len(records["train"].examples)
+    if section is not None and section.sources_per_step > count:
+        raise ConfigurationError(
+            f"a step takes {section.sources_per_step} sources, and there are {count}",
+            where="reinforce.sources_per_step",
+            cure=f"give at most {count}",
+        )
+    if slots is not None:
+        for example in tested:
+            slots.requirements(example.source)
+
+
+def _readers(recipe: Recipe, records: Mapping[str, Records], reward: Reward | None) -> dict[str, str]:
+    """For each split of which every record needs references, who reads them."""
+    if reward is not None and reward.needs_references:
+        return dict.fromkeys(records, f"the reward reads ({', '.join(_needing(reward))})")
+    readers = {}
+    if recipe.reinforce is not None and recipe.reinforce.mle_weight:
+        readers["train"] = "reinforce.mle_weight reads"
+    split = tested_split(recipe)
+    if any(example.references for example in records[split].examples):
+        readers[split] = "other records have"
+    return readers
+
+
+def _needing(reward: Reward) -> list[str]:
+    parts = getattr(reward, "parts", None)
+    return [reward.name] if parts is None else [part.name for part in parts if part.reward.needs_references]
+
+
+def try_reward(reward: Reward, examples: Sequence[Example]) -> dict[str, float]:
+    """The mean score of each part over the first references, or the sources themselves where there are none.
+
+    Raises:
+        RewardError: where the reward cannot judge them.
+    """
+    tried = examples[:_TRIED]
+    judged = Judged.of(
+        [e.source for e in tried],
+        [e.references[0] if e.references else e.source for e in tried],
+        [e.references for e in tried],
+        [e.meta for e in tried],
+    )
+    parts = reward.judge(judged).parts
+    return {name: float(p.scores[p.applies].mean()) for name, p in parts.items() if bool(p.applies.any())}
+
+
+def check_lengths(recipe: Recipe, records: Mapping[str, Records], generator: Generator) -> dict[str, int]:
+    """Refuses texts that the policy, or a batch, cannot take; returns what training works on, in numbers.
+
+    Raises:
+        DataError: it names the file and the text.
+    """
+    files, facts = split_files(recipe), {"parameters": sum(p.numel() for p in generator.policy.parameters())}
+    for split, found in records.items():
+        if split != "train" or (recipe.reinforce is not None and not skips_long(recipe)):
+            _located(files[split], lambda sources: generator.encode_sources(sources), [e.source for e in found.examples])
+    if recipe.finetune is not None:
+        finetune = recipe.finetune
+        for split in ("validation", "train"):
+            examples = records[split].examples
+            pairs = [(e.source, r) for e in examples for r in (e.references if split == "train" else e.references[:1])]
+            encoded = _located(files[split], lambda given: encode_pairs(generator, given, finetune.too_long), pairs)
+        facts["training pairs"] = len(encoded)
+        if len(encoded):
+            batch = finetune.batch
+            _located(files["train"], lambda p: plan_batches(*p.lengths(), batch.max_tokens, 0, 0, batch.max_rows), encoded)
+            facts["fine-tuning steps"] = finetune.total_steps(encoded, recipe.seed)
+    return facts
+
+
+def skips_long(recipe: Recipe) -> bool:
+    """Whether training leaves out what is too long for the policy."""
+    return recipe.finetune is not None and recipe.finetune.too_long == "skip"
+
+
+def _located(path: Path, work: Callable[[Given], Found], given: Given) -> Found:
+    try:
+        return work(given)
+    except DataError as error:
+        raise DataError(error.what, where=f"{path}, {error.where}", cure=error.cure) from error
