@@ -20,8 +20,8 @@ from guerdon.cli.main import answer
 from guerdon.evaluation.results import Evaluation
 from guerdon.generator import load
 from guerdon.models.load import load_tensors
-from guerdon.pipeline.recipe import read_recipe
 from guerdon.pipeline.prepare import reward_context
+from guerdon.pipeline.recipe import read_recipe
 from guerdon.rewards.build import build_reward
 
 ROOT = Path(__file__).parents[2]
