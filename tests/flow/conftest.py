@@ -27,7 +27,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 def tiny_recipe(folder: Path) -> dict[str, Any]:
     """A recipe that is valid and quick, over files in ``folder``."""
     loop = {"validate_every": 2, "checkpoint_every": 2}
-    rising = {"criterion": "reward", "higher_is_better": True}
+    rising = {"criterion": "reward", "higher_is_better": True, "average_best": 0}  # the last weights, whatever they earn
     return {
         "name": "tiny",
         "data": {"folder": str(folder), "train": "train.jsonl", "validation": "validation.jsonl", "test": "test.jsonl"},
@@ -99,7 +99,6 @@ def whole(records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     values["evaluation"]["slots"] = "slots.yaml"
     values["controls"]["temperature"] = 0.7
-    values["reinforce"]["loop"]["average_best"] = 0  # the last weights, so that a control's are its own
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     assert answer(["run", str(folder / "recipe.yaml"), "--folder", str(folder / "run"), "--json"]) == 0
     return folder

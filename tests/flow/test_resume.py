@@ -17,6 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from helpers.resumable import STAGES, generator
+
+from guerdon.errors import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[2]
 EXACT = ("metrics.jsonl", "samples.jsonl", "model/model.safetensors", "model/config.json", "model/tokenizer.json")
@@ -100,3 +104,20 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(stage: st
     assert len(left) == 3
     assert left[0] == "best"
     assert all(name.startswith("step-") for name in left[1:])
+
+
+def test_a_finished_reinforcement_is_taken_up_by_its_own_anchor_only(tmp_path: Path) -> None:
+    """A script that is run again gets the same outcome; a policy that is trained already would be another anchor."""
+    made = generator()
+    outcome = STAGES["reinforce"](made, tmp_path)
+    logged = (tmp_path / "metrics.jsonl").read_bytes()
+    again = generator()
+    assert STAGES["reinforce"](again, tmp_path) == outcome
+    assert all(torch.equal(tensor, again.policy.state_dict()[name]) for name, tensor in made.policy.state_dict().items())
+    before = {name: tensor.clone() for name, tensor in made.policy.state_dict().items()}
+    with torch.no_grad():
+        made.policy.decoder_norm.bias += 0.1
+    with pytest.raises(CheckpointError, match="another model"):
+        STAGES["reinforce"](made, tmp_path)
+    assert torch.equal(made.policy.decoder_norm.bias, before["decoder_norm.bias"] + 0.1)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == logged

@@ -31,7 +31,6 @@ class Quadratic:
     """
 
     name = "quadratic"
-    begins_trained = False
 
     def __init__(
         self,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,6 +119,34 @@ def test_what_a_kill_leaves_behind_is_no_checkpoint(store: CheckpointStore) -> N
     assert store.steps() == [8, 12]
     assert not (store.folder / ".step-00000008.partial").exists()
     assert not (store.folder / ".step-00000004.removed").exists()
+
+
+@pytest.mark.parametrize("removed", range(12))
+def test_a_kill_amid_the_removal_of_files_leaves_whole_checkpoints(
+    store: CheckpointStore, removed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever file is the last that could be removed: steps 4 and 8 are there, 8 is written again, and 12 pushes 4 out."""
+    model, optimiser = trained()
+    for step in (4, 8):
+        store.save(TrainingState(step=step, options="these"), model, optimiser)
+    unlink, count = os.unlink, itertools.count()
+
+    def until_killed(*arguments: Any, **options: Any) -> None:
+        if next(count) >= removed:
+            raise KeyboardInterrupt
+        unlink(*arguments, **options)
+
+    monkeypatch.setattr(os, "unlink", until_killed)
+    with contextlib.suppress(KeyboardInterrupt):
+        for step in (8, 12):
+            store.save(TrainingState(step=step, options="these"), model, optimiser)
+    monkeypatch.undo()
+    assert store.steps()
+    for step in reversed(store.steps()):
+        other = network(seed=5)
+        assert store.load(other, build_optimiser(other, OptimiserOptions()), "these").step == step
+        assert same(other, model)
+        shutil.rmtree(store.folder / f"step-{step:08d}")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimiser.safetensors"])
