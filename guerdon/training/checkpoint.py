@@ -65,7 +65,8 @@ class CheckpointStore:
         final = self.folder / f"step-{state.step:08d}"
         temporary = self.folder / f".{final.name}.partial"
         with writing(final):
-            shutil.rmtree(temporary, ignore_errors=True)
+            for left in self.folder.glob(".step-*"):  # by a kill amid a save or a removal
+                shutil.rmtree(left)
             try:
                 _fill(temporary, state, model, optimiser)
             except BaseException:

@@ -119,6 +119,7 @@ def test_what_a_kill_leaves_behind_is_no_checkpoint(store: CheckpointStore) -> N
     assert store.steps() == [8, 12]
     assert not (store.folder / ".step-00000008.partial").exists()
     assert not (store.folder / ".step-00000004.removed").exists()
+    assert not (store.folder / ".step-00000002.removed").exists()
 
 
 @pytest.mark.parametrize("removed", range(12))
