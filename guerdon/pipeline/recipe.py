@@ -86,7 +86,10 @@ class Recipe(BaseModel):
         return plain
 
     def resolved(self) -> dict[str, Any]:
-        """The recipe as plain values that mean the same from any folder: its paths are whole."""
+        """The recipe as plain values that mean the same from any folder: its paths are whole.
+
+        The modules of function rewards are no paths: they are looked for beside the file that these values are written to.
+        """
         plain = self.plain()
         for section, option in (("evaluation", "slots"), ("tokenizer", "folder"), ("model", "load")):
             if plain[section].get(option) is not None:
@@ -94,6 +97,8 @@ class Recipe(BaseModel):
         for part in plain["reward"]:
             if "patterns" in part:
                 part["patterns"] = str(self.resolve(part["patterns"]))
+            if "encoder" in part and self.resolve(part["encoder"]).is_dir():  # otherwise it is the name of a model
+                part["encoder"] = str(self.resolve(part["encoder"]))
         return plain
 
     def fingerprint(self, *sections: str) -> str:

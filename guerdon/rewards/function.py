@@ -94,7 +94,9 @@ def load_function(spec: str, folder: str | Path | None = None) -> RewardFunction
         found: Any = importlib.import_module(module_name)
     except Exception as error:  # a user's module may raise anything
         raise ConfigurationError(
-            f"importing it raised {type(error).__name__}: {error}", where=where, cure=f"put {module_name}.py into {place}"
+            f"importing it raised {type(error).__name__}: {error}",
+            where=where,
+            cure=f"see that {module_name.replace('.', '/')}.py is installed, or lies in {place}, and can be imported",
         ) from error
     finally:
         sys.path.remove(place)

@@ -131,6 +131,13 @@ def test_top_p_keeps_the_token_that_crosses() -> None:
     assert kept[0.96] == [True, True, True, True]
 
 
+def test_top_p_that_is_reached_exactly_keeps_no_further_token() -> None:
+    """Equal logits give halves and quarters, which floats hold exactly; of equals those of lower id stay."""
+    halves, quarters = torch.zeros(1, 2), torch.zeros(1, 4)
+    assert torch.isfinite(filter_logits(halves, SamplingOptions(top_p=0.5)))[0].tolist() == [True, False]
+    assert torch.isfinite(filter_logits(quarters, SamplingOptions(top_p=0.5)))[0].tolist() == [True, True, False, False]
+
+
 # --- inverting the cumulative distribution
 
 

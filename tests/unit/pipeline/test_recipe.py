@@ -29,9 +29,9 @@ def test_shipped_recipes_are_valid_and_every_line_of_the_long_ones_is_known(name
 def test_a_resolved_recipe_reads_back_to_the_same(tmp_path: Path) -> None:
     recipe = read_recipe(ROOT / "recipes/e2e.yaml", ["data.folder=."])
     path = tmp_path / "resolved.yaml"
-    path.write_text(yaml.safe_dump(recipe.plain()), encoding="utf-8")
+    path.write_text(yaml.safe_dump(recipe.resolved()), encoding="utf-8")
     again = read_recipe(path)
-    assert again.plain() == recipe.plain()
+    assert again.resolved() == recipe.resolved()
     assert again.fingerprint("data", "model", "finetune") == recipe.fingerprint("data", "model", "finetune")
 
 
@@ -130,12 +130,19 @@ def test_a_resolved_recipe_has_whole_paths(tmp_path: Path) -> None:
     changes = {
         "tokenizer": {"folder": "t"},
         "evaluation": {"slots": "s.yaml"},
-        "reward": [{"type": "required_content", "patterns": "p.yaml"}, {"type": "chrf"}],
+        "reward": [
+            {"type": "required_content", "patterns": "p.yaml"},
+            {"type": "chrf"},
+            {"type": "similarity", "encoder": "e"},
+            {"type": "similarity", "encoder": "all-MiniLM-L6-v2"},
+        ],
     }
+    (tmp_path / "e").mkdir()
     plain = read_recipe(written(tmp_path, **changes)).resolved()
     assert plain["tokenizer"]["folder"] == str(tmp_path / "t")
     assert plain["evaluation"]["slots"] == str(tmp_path / "s.yaml")
-    assert [part.get("patterns") for part in plain["reward"]] == [str(tmp_path / "p.yaml"), None]
+    assert [part.get("patterns") for part in plain["reward"]] == [str(tmp_path / "p.yaml"), None, None, None]
+    assert [part.get("encoder") for part in plain["reward"]] == [None, None, str(tmp_path / "e"), "all-MiniLM-L6-v2"]
     assert plain["data"]["folder"] == str(tmp_path)
     loaded = read_recipe(written(tmp_path, model={"load": "m"})).resolved()
     assert loaded["model"] == {"load": str(tmp_path / "m")}
