@@ -5,13 +5,17 @@ Axes: r rows (outputs being written), s sources, h heads, t positions, n source 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
 from guerdon.models.attention import attend
+
+if TYPE_CHECKING:
+    from guerdon.models.layers import DecoderLayer
 
 _BLOCK = 32  # positions by which the cache grows: few copies, little memory for outputs that end early
 
@@ -112,6 +116,8 @@ class DecoderState:
         memory: keys and values of the sources per decoder layer, each [s, h, n, d].
         mask: bool [s, 1, 1, n], True at a source's own positions; None where no source is padded.
         layout: which source each row reads.
+        decoder: the decoder's layers as they were when the decode began.
+        project: hidden states [r, m] to logits [r, v], likewise.
     """
 
     position: int
@@ -119,6 +125,8 @@ class DecoderState:
     memory: list[tuple[Tensor, Tensor]]
     mask: Tensor | None
     layout: Layout
+    decoder: Sequence[DecoderLayer]
+    project: Callable[[Tensor], Tensor]
 
     @property
     def rows(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -20,6 +21,7 @@ from guerdon.models.dropout import Dropout
 from guerdon.models.evaluation import evaluate_logits
 from guerdon.models.layers import DecoderLayer, EncoderLayer, Memory
 from guerdon.models.options import END_ID, MASK_ID, PAD_ID, START_ID, TransformerOptions
+from guerdon.models.packed import PackedLinear, can_pack, pack
 from guerdon.models.policy import Evaluation, Policy
 
 
@@ -128,16 +130,24 @@ class Transformer(nn.Module):
         pairs = [layer.cross.keys_values(memory) for layer in self._decoder_layers]
         caches = [SelfCache.empty(rows, self.options.heads, head, like=pairs[0][0]) for _ in self.decoder]
         layout = Layout.regular(len(sources), copies, memory.device)
-        return DecoderState(0, caches, pairs, mask, layout), sources.ids.new_full((rows,), self.start_id)
+        state = DecoderState(0, caches, pairs, mask, layout, *self._for_steps(rows))
+        return state, sources.ids.new_full((rows,), self.start_id)
 
     def step(self, state: DecoderState, tokens: Tensor) -> Tensor:
         """See `guerdon.models.policy.Policy.step`."""
         hidden = self._embed(tokens[:, None], self._target_embedding, "target_positions", state.position)
         rotation = self._rotation(state.position, 1)
-        for layer, cache, (key, value) in zip(self._decoder_layers, state.layers, state.memory, strict=True):
+        for layer, cache, (key, value) in zip(state.decoder, state.layers, state.memory, strict=True):
             hidden = layer.step(hidden, cache, Memory(key, value, state.mask), state.layout, rotation)
         state.position += 1
-        return self._project(self.decoder_norm(hidden)[:, 0])
+        return state.project(self.decoder_norm(hidden)[:, 0])
+
+    def _for_steps(self, rows: int) -> tuple[list[DecoderLayer], Callable[[Tensor], Tensor]]:
+        """The decoder's layers and the projection to logits, packed where that is possible."""
+        weight = self._output_weight
+        if not can_pack(weight, rows):
+            return self._decoder_layers, self._project
+        return pack(self._decoder_layers, rows), PackedLinear(weight, self.disallowed_bias, rows)
 
     # --- ends
 
@@ -160,9 +170,12 @@ class Transformer(nn.Module):
     def _rotation(self, first: int, length: int) -> Tensor | None:
         return self.get_buffer("rotation")[first : first + length] if self.options.positions == "rotary" else None
 
+    @property
+    def _output_weight(self) -> Tensor:
+        return self.embedding.weight if self.options.tied_embeddings else self.output.weight
+
     def _project(self, hidden: Tensor) -> Tensor:
-        weight = self.embedding.weight if self.options.tied_embeddings else self.output.weight
-        return functional.linear(hidden, weight, self.disallowed_bias)
+        return functional.linear(hidden, self._output_weight, self.disallowed_bias)
 
     def describe(self) -> dict[str, object]:
         """The options as plain values, for ``config.json``."""

@@ -1,0 +1,58 @@
+"""Linear layers whose weights oneDNN has laid out beforehand: what a decoder reads at every step of one decode.
+
+On the CPU a product of few rows spends much of its time on arranging the weights for the kernel, at every call anew. Decoding
+makes hundreds of such products with the same weights, so that they are arranged once (`benchmarks/packed.py` has what it is
+worth). The arithmetic stays float32.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class PackedLinear(nn.Module):
+    """x Wᵀ + b over a weight of its own layout: a copy, which does not follow later changes of the weight."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, rows: int) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+        self.bias = None if bias is None else bias.detach()
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., in] to [..., out]."""
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(hidden, self.weight, self.bias, "none", [], ""))
+
+
+def can_pack(like: Tensor, rows: int) -> bool:
+    """Whether packed layers compute what plain ones would: for float32 on the CPU, without gradients or autocast."""
+    return (
+        rows > 0
+        and like.device.type == "cpu"
+        and like.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.is_available()
+        # operators of torch's own compiler, without a public name: where a later torch has them no more, plain layers serve
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+def pack(modules: Sequence[Module], rows: int) -> list[Module]:
+    """The same modules with packed linear layers, for about ``rows`` rows; all else is shared with those given."""
+    return [_packed(module, rows) for module in modules]
+
+
+def _packed(module: Module, rows: int) -> Module:
+    if isinstance(module, nn.Linear):
+        return cast(Module, PackedLinear(module.weight, module.bias, rows))
+    twin = copy.copy(module)
+    twin._modules = {name: child if child is None else _packed(child, rows) for name, child in module._modules.items()}
+    return twin
