@@ -16,13 +16,14 @@ from torch.nn import functional
 
 from guerdon.data.padded import Padded
 from guerdon.models.attention import rotations, sinusoids
-from guerdon.models.cache import DecoderState, Layout, SelfCache
+from guerdon.models.cache import Layout, SelfCache
 from guerdon.models.dropout import Dropout
 from guerdon.models.evaluation import evaluate_logits
 from guerdon.models.layers import DecoderLayer, EncoderLayer, Memory
 from guerdon.models.options import END_ID, MASK_ID, PAD_ID, START_ID, TransformerOptions
 from guerdon.models.packed import PackedLinear, can_pack, pack
 from guerdon.models.policy import Evaluation, Policy
+from guerdon.models.state import DecoderState
 
 
 class Transformer(nn.Module):
