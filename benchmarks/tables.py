@@ -5,7 +5,7 @@
 
 Every figure is read from ``evaluation.json``, ``timings.jsonl`` and ``publish.jsonl``; nothing is computed but means and
 standard deviations over seeds. Differences to a peer: ``guerdon evaluate runs/e2e-1/outputs/finetuned.jsonl --against
-runs/peer-e2e-1/outputs-beam.jsonl --lowercase``.
+runs/peer-e2e-1/outputs-beam5.jsonl --lowercase``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,14 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], digits: int = 2) -> str:
     mean = statistics.fmean(values)
-    return f"{mean:.2f}" if len(values) == 1 else f"{mean:.2f} ± {statistics.stdev(values):.2f}"
+    return f"{mean:.{digits}f}" if len(values) == 1 else f"{mean:.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+def digits(name: str) -> int:
+    """Rewards and slot errors are small numbers."""
+    return 4 if name.startswith("reward") else 3 if name == "slot_errors" else 2
 
 
 def systems(folders: Sequence[Path]) -> None:
@@ -36,7 +41,7 @@ def systems(folders: Sequence[Path]) -> None:
     shown = [m["name"] for m in found[0]["measures"] if m["name"] in MEASURES or m["name"].startswith("reward/")]
     print("| system | " + " | ".join(shown) + " | outputs generated |\n" + "|---" * (len(shown) + 2) + "|")
     for number, system in enumerate(found[0]["systems"]):
-        cells = [spread([run["systems"][number]["metrics"][name]["value"] for run in found]) for name in shown]
+        cells = [spread([run["systems"][number]["metrics"][name]["value"] for run in found], digits(name)) for name in shown]
         print(f"| {system['label']} | " + " | ".join(cells) + f" | {system['generated']} |")
 
 
@@ -46,13 +51,14 @@ def comparisons(folders: Sequence[Path]) -> None:
     for folder in folders:
         for c in json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["comparisons"]:
             if c["metric"] in ("bleu", "chrf", "slot_errors", "reward"):
-                interval = f"[{c['low']:+.2f}, {c['high']:+.2f}]"
+                places = digits(c["metric"])
+                interval = f"[{c['low']:+.{places}f}, {c['high']:+.{places}f}]"
                 row = [
                     folder.name,
                     c["system"],
                     c["baseline"],
                     c["metric"],
-                    f"{c['difference']:+.2f}",
+                    f"{c['difference']:+.{places}f}",
                     interval,
                     f"{c['p']:.3f}",
                 ]

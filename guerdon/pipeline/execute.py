@@ -72,9 +72,12 @@ def execute(recipe: Recipe, folder: Path, progress: Progressing) -> Result:
         evaluation = Evaluation.read(folder)
     else:
         began = time.perf_counter()
-        run.begin()
-        evaluation = evaluate(run)
-        run.files.mark_evaluated()
+        try:
+            run.begin()
+            evaluation = evaluate(run)
+            run.files.mark_evaluated()
+        finally:
+            run.files.release()
         run.log.timing("run", event="finished", seconds=time.perf_counter() - began)
     return Result(folder, write_report(folder), evaluation, judge(evaluation))
 

@@ -9,16 +9,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from guerdon.data.files import reported, write_atomically
 from guerdon.data.lines import check_file
-from guerdon.errors import CheckpointError
+from guerdon.errors import CheckpointError, InputError
 from guerdon.evaluation.results import CONTROLS, EVALUATION
 from guerdon.pipeline.prepare import measured_split, split_files
 from guerdon.pipeline.recipe import Recipe
 from guerdon.training.checkpoint import sha256, sync
 from guerdon.training.runlog import writing
 
-DONE, BEGUN = "done.json", "begun.json"
+DONE, BEGUN, LOCK = "done.json", "begun.json", ".lock"
 _TOKENIZER = ("data", "tokenizer")
 _DEPENDS = {
     "tokenizer": _TOKENIZER,
@@ -42,8 +44,30 @@ class RunFiles:
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe, self.folder = recipe, folder
+        self._lock = FileLock(folder / LOCK, timeout=0)
         for stage in _DEPENDS:
             self._check_same(stage)
+
+    def hold(self) -> None:
+        """Keeps other processes out until `release`, or until this one ends, however it does.
+
+        Raises:
+            InputError: when another process holds the folder.
+        """
+        with reported(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire()
+            except Timeout as error:
+                raise InputError(
+                    "another process is writing here",
+                    where=str(self.folder),
+                    cure="wait for it, or choose another run folder (--folder)",
+                ) from error
+
+    def release(self) -> None:
+        """Lets others in."""
+        self._lock.release()
 
     def write(self, name: str, text: str) -> Path:
         """Writes a small file of the run folder, which is made where it is missing; whole or not at all."""

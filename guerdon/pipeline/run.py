@@ -67,7 +67,7 @@ class Run:
         self.files = RunFiles(recipe, folder)
 
     def begin(self) -> None:
-        """Checks all that the run works on, and only then writes what stands in the folder before any stage.
+        """Checks all that the run works on, and only then takes the folder and writes what stands in it before any stage.
 
         Raises:
             InputError: for whatever in recipe or data a stage would stop at.
@@ -79,6 +79,7 @@ class Run:
         if self.reward is not None:
             try_reward(self.reward, self.examples("validation"))
         facts = check_lengths(recipe, self.records, self._new_generator())
+        self.files.hold()
         self.files.write("recipe.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True))
         self.files.write("environment.json", json.dumps(environment(), indent=2) + "\n")
         self._write_counts(facts)

@@ -334,3 +334,26 @@ def test_pretraining_comes_first_where_a_recipe_has_it(records: Path, tmp_path: 
     rows = lines(tmp_path / "run" / "metrics.jsonl")
     assert [row["stage"] for row in rows if row["kind"] == "final"] == ["pretrain", "finetune"]
     assert Evaluation.read(tmp_path / "run").systems[0].name == "finetuned"
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(copied: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(copied[3])
+    (folder / "evaluation.json").unlink()  # so that there is something to do
+    code = (
+        "import sys, time; from pathlib import Path; from guerdon.pipeline.folder import RunFiles;"
+        "from guerdon.pipeline.recipe import read_recipe;"
+        "files = RunFiles(read_recipe(Path(sys.argv[1])), Path(sys.argv[2])); files.hold(); print('held', flush=True);"
+        "time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, copied[1], str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "held\n"
+            before = state(folder)
+            assert answer(copied) == 2
+            assert "another process is writing here" in capsys.readouterr().err
+            assert state(folder) == before
+        finally:
+            other.send_signal(signal.SIGKILL)
+    assert answer(copied) == 0
