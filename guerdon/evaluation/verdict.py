@@ -249,7 +249,19 @@ def _limits(evaluation: Evaluation, findings: Sequence[Finding]) -> list[str]:
     ]
     if judged > 1:
         notes.append(f"With {judged} measures at 95% each, about {judged * 0.05:.1g} would show a difference by chance alone.")
+    still = [control for control in CONTROLS if _as_finetuned(evaluation, control)]
+    if still:
+        notes.append(
+            f"The control {listed(_CONTROL_RUNS[name] for name in still)} measures in everything as the fine-tuned policy: "
+            "none of its later weights validated higher than those that it began with, which were kept, as in the run itself."
+        )
     missing = [control for control in CONTROLS if evaluation.system(control) is None]
     if missing:
         notes.append(f"Not run: the control {listed(_CONTROL_RUNS[name] for name in missing)}.")
     return notes
+
+
+def _as_finetuned(evaluation: Evaluation, control: str) -> bool:
+    """Whether a control ended as the policy that it began with."""
+    found, finetuned = evaluation.system(control), evaluation.system(FINETUNED)
+    return found is not None and finetuned is not None and found.metrics == finetuned.metrics

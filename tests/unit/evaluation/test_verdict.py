@@ -195,3 +195,14 @@ def test_sentences_in_order():
     judged = judge(found)
     assert verdict(found) == [judged.headline, *(finding.sentence for finding in judged.findings), *judged.notes]
     assert [sentence.split()[0] for sentence in verdict(found)[:3]] == ["Reinforcement", "Reward", "BLEU"]
+
+
+def test_a_control_that_kept_what_it_began_with_is_said_to():
+    same = {("shuffled", "finetuned"): (0.0, 0.0), ("reinforced", "shuffled"): (1.2, 0.5)}
+    moved = {("constant", "finetuned"): (0.1, 0.4), ("reinforced", "constant"): (1.1, 0.5)}
+    judged, _ = one({("reinforced", "finetuned"): (1.2, 0.5), **same, **moved})
+    said = [note for note in judged.notes if "those that it began with" in note]
+    assert len(said) == 1
+    assert said[0].startswith("The control with shuffled rewards measures in everything as the fine-tuned policy")
+    judged, _ = one({("reinforced", "finetuned"): (1.2, 0.5), **moved})
+    assert not any("those that it began with" in note for note in judged.notes)
