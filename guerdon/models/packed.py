@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 class PackedLinear(nn.Module):
@@ -45,14 +43,14 @@ def can_pack(like: Tensor, rows: int) -> bool:
     )
 
 
-def pack(modules: Sequence[Module], rows: int) -> list[Module]:
+def pack(modules: Sequence[nn.Module], rows: int) -> list[nn.Module]:
     """The same modules with packed linear layers, for about ``rows`` rows; all else is shared with those given."""
     return [_packed(module, rows) for module in modules]
 
 
-def _packed(module: Module, rows: int) -> Module:
+def _packed(module: nn.Module, rows: int) -> nn.Module:
     if isinstance(module, nn.Linear):
-        return cast(Module, PackedLinear(module.weight, module.bias, rows))
+        return PackedLinear(module.weight, module.bias, rows)
     twin = copy.copy(module)
     twin._modules = {name: child if child is None else _packed(child, rows) for name, child in module._modules.items()}
     return twin

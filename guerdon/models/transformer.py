@@ -148,7 +148,8 @@ class Transformer(nn.Module):
         weight = self._output_weight
         if not can_pack(weight, rows):
             return self._decoder_layers, self._project
-        return pack(self._decoder_layers, rows), PackedLinear(weight, self.disallowed_bias, rows)
+        layers = cast("list[DecoderLayer]", pack(self._decoder_layers, rows))
+        return layers, PackedLinear(weight, self.disallowed_bias, rows)
 
     # --- ends
 
