@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class PackedLinear(nn.Module):
-    """x Wᵀ + b over a weight of its own layout: a copy, which does not follow later changes of the weight."""
+    """x Wᵀ + b over a copy of the weight in a layout of its own: later changes of the weight do not reach it."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, rows: int) -> None:
         super().__init__()
@@ -44,12 +44,15 @@ def can_pack(like: Tensor, rows: int) -> bool:
 
 
 def pack(modules: Sequence[nn.Module], rows: int) -> list[nn.Module]:
-    """The same modules with packed linear layers, for about ``rows`` rows; all else is shared with those given."""
+    """The same modules with packed linear layers, for about ``rows`` rows; all else is shared with those given.
+
+    A layer of a subclass of ``nn.Linear`` may compute something else, and stays as it is.
+    """
     return [_packed(module, rows) for module in modules]
 
 
 def _packed(module: nn.Module, rows: int) -> nn.Module:
-    if isinstance(module, nn.Linear):
+    if type(module) is nn.Linear:
         return PackedLinear(module.weight, module.bias, rows)
     twin = copy.copy(module)
     twin._modules = {name: child if child is None else _packed(child, rows) for name, child in module._modules.items()}

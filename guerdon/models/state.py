@@ -24,7 +24,7 @@ class DecoderState:
         memory: keys and values of the sources per decoder layer, each [s, h, n, d].
         mask: bool [s, 1, 1, n], True at a source's own positions; None where no source is padded.
         layout: which source each row reads.
-        decoder: the decoder's layers as they were when the decode began.
+        decoder: the decoder's layers, with linear layers packed for this decode where that is possible.
         project: hidden states [r, m] to logits [r, v], likewise.
     """
 

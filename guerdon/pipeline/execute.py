@@ -76,9 +76,9 @@ def execute(recipe: Recipe, folder: Path, progress: Progressing) -> Result:
             run.begin()
             evaluation = evaluate(run)
             run.files.mark_evaluated()
+            run.log.timing("run", event="finished", seconds=time.perf_counter() - began)
         finally:
             run.files.release()
-        run.log.timing("run", event="finished", seconds=time.perf_counter() - began)
     return Result(folder, write_report(folder), evaluation, judge(evaluation))
 
 

@@ -18,18 +18,23 @@ import pytest
 import sacrebleu
 import torch
 import yaml
+from filelock import FileLock
 from flow.conftest import tiny_recipe, write_rows
 
 from guerdon.cli.main import answer
 from guerdon.data.tokenizer import Tokenizer
 from guerdon.decoding import LengthLimit
+from guerdon.errors import GuerdonError
 from guerdon.evaluation.results import Evaluation
 from guerdon.generator import load
 from guerdon.models.load import load_tensors
+from guerdon.pipeline.execute import execute
+from guerdon.pipeline.folder import LOCK
 from guerdon.pipeline.prepare import reward_context
 from guerdon.pipeline.recipe import read_recipe
 from guerdon.rewards.base import Judged
 from guerdon.rewards.build import build_reward
+from guerdon.training.progress import Silent
 
 ROOT = Path(__file__).parents[2]
 SYSTEMS = ["finetuned", "reinforced", "shuffled", "constant", "best_of_n", "mbr"]
@@ -357,3 +362,13 @@ def test_a_folder_belongs_to_one_process_at_a_time(copied: list[str], capsys: py
         finally:
             other.send_signal(signal.SIGKILL)
     assert answer(copied) == 0
+
+
+def test_a_run_that_fails_lets_go_of_its_folder(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "tokenizer").write_text("a file where a stage's folder belongs")
+    with pytest.raises(GuerdonError) as caught:  # whose traceback keeps the run alive
+        execute(read_recipe(whole / "recipe.yaml"), folder, Silent())
+    with FileLock(folder / LOCK, timeout=0):
+        assert "tokenizer" in str(caught.value)

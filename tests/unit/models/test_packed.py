@@ -87,3 +87,15 @@ def test_packing_shares_what_is_no_linear_layer() -> None:
     assert packed[1].weight is module[1].weight
     assert packed is not module
     assert isinstance(module[2][0], nn.Linear)
+
+
+def test_a_linear_layer_of_another_kind_keeps_what_it_computes() -> None:
+    class Doubled(nn.Linear):
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(hidden)
+
+    module = nn.Sequential(Doubled(3, 4), nn.Linear(4, 2))
+    with torch.no_grad():
+        (packed,) = pack([module], 5)
+        hidden = torch.randn(5, 3)
+        torch.testing.assert_close(packed(hidden), module(hidden))
