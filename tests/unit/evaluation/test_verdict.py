@@ -203,6 +203,6 @@ def test_a_control_that_kept_what_it_began_with_is_said_to():
     judged, _ = one({("reinforced", "finetuned"): (1.2, 0.5), **same, **moved})
     said = [note for note in judged.notes if "those that it began with" in note]
     assert len(said) == 1
-    assert said[0].startswith("The control with shuffled rewards measures in everything as the fine-tuned policy")
+    assert said[0].startswith("Measured in everything as the fine-tuned policy: the control with shuffled rewards. Later")
     judged, _ = one({("reinforced", "finetuned"): (1.2, 0.5), **moved})
     assert not any("those that it began with" in note for note in judged.notes)
