@@ -253,7 +253,7 @@ def _limits(evaluation: Evaluation, findings: Sequence[Finding]) -> list[str]:
     if still:
         notes.append(
             f"Measured in everything as the fine-tuned policy: the control {listed(_CONTROL_RUNS[name] for name in still)}. "
-            "Later weights never validated higher than those that it began with, which were kept, as they would be in the run itself."
+            "Later weights never validated higher than those that it began with, which were kept, as in the run itself."
         )
     missing = [control for control in CONTROLS if evaluation.system(control) is None]
     if missing:
