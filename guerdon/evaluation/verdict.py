@@ -23,7 +23,7 @@ from guerdon.evaluation.results import (
     MeasureInfo,
     SystemResult,
 )
-from guerdon.evaluation.wording import between, decimals, listed, number, signed
+from guerdon.evaluation.wording import between, decimals_between, listed, number, signed
 
 _CONTROL_RUNS = {"shuffled": "with shuffled rewards", "constant": "with a constant reward"}
 
@@ -102,7 +102,7 @@ class _Case:
 
     def __init__(self, evaluation: Evaluation, measure: MeasureInfo, comparison: ComparisonResult) -> None:
         self.evaluation, self.measure, self.comparison = evaluation, measure, comparison
-        self.places = decimals((comparison.high - comparison.low) / 2)
+        self.places = decimals_between(comparison.low, comparison.high)
 
     def to_finetuned(self, system: str) -> ComparisonResult | None:
         """The difference of a system to the fine-tuned one."""
@@ -234,7 +234,7 @@ def _against_search(evaluation: Evaluation, measure: MeasureInfo, search: System
     comparison = evaluation.comparison(REINFORCED, search.name, measure.name)
     if comparison is None:
         return ""
-    places = decimals((comparison.high - comparison.low) / 2)
+    places = decimals_between(comparison.low, comparison.high)
     better = comparison.sign if measure.higher_is_better else -comparison.sign
     word = {1: "better", 0: "no measurable difference", -1: "worse"}[better]
     figures = f"{signed(comparison.difference, places)} {between(comparison.low, comparison.high, places)}"

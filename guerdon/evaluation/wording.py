@@ -6,13 +6,22 @@ import math
 from collections.abc import Iterable
 
 MINUS = "\N{MINUS SIGN}"
+_MOST = 4  # decimals
 
 
 def decimals(half_width: float) -> int:
     """How many decimals show two significant digits of an interval's half width; 2 where it has none."""
     if not half_width > 0 or not math.isfinite(half_width):
         return 2
-    return min(4, max(0, 1 - math.floor(math.log10(half_width))))
+    return min(_MOST, max(0, 1 - math.floor(math.log10(half_width))))
+
+
+def decimals_between(low: float, high: float) -> int:
+    """Those of the half width of a difference's interval, and more where an end that is not 0 would be written as 0."""
+    places = decimals((high - low) / 2)
+    while places < _MOST and any(end != 0 and round(end, places) == 0 for end in (low, high)):
+        places += 1
+    return places
 
 
 def decimals_for(intervals: Iterable[tuple[float, float]]) -> int:

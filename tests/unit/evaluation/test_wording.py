@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from guerdon.evaluation.wording import (
     between,
     decimals,
+    decimals_between,
     decimals_for,
     duration,
     listed,
@@ -22,6 +23,14 @@ from guerdon.evaluation.wording import (
 )
 def test_two_digits_of_the_uncertainty(half, places):
     assert decimals(half) == places
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "places"),
+    [(0.04, 2.7, 2), (-2.7, -0.04, 2), (0.06, 2.7, 1), (0.0, 2.7, 1), (1e-9, 2.7, 4), (0.3, 40.0, 1), (-14.0, 14.0, 0)],
+)
+def test_an_end_that_is_not_0_is_not_written_as_0_where_four_decimals_can_help(low: float, high: float, places: int):
+    assert decimals_between(low, high) == places
 
 
 def test_a_row_takes_its_median_interval():
