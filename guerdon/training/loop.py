@@ -10,11 +10,11 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from guerdon.data.draws import key
 from guerdon.errors import TrainingError
@@ -130,22 +130,12 @@ class Loop:
         rate = learning_rate(self.optimiser_options, step, self.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        self.optimiser.zero_grad(set_to_none=True)
-        loss = 0.0
-        for part in self.trainee.losses(step):
-            loss += part.item()
-            part.backward()
-        norm = self._gradient_norm()
-        if math.isfinite(loss) and math.isfinite(norm):
-            self.optimiser.step()
-            self.state.skipped_in_a_row = 0
-        else:
-            self._skip(step, f"loss {loss}, gradient norm {norm}")
+        losses, norms = zip(*(self._update(step, update) for update in self.trainee.updates(step)), strict=True)
         self.state.step = step
         values = {
-            "loss": loss,
+            "loss": sum(losses) / len(losses),
             "learning_rate": rate,
-            "grad_norm": norm,
+            "grad_norm": sum(norms) / len(norms),
             "skipped": self.state.skipped,
             **self.trainee.metrics(),
         }
@@ -154,6 +144,21 @@ class Loop:
         self.around.log.timing(self.trainee.name, step=step, seconds=time.perf_counter() - began, **self.trainee.durations())
         shown = ("loss", "reward", "kl")
         self.around.progress.advance(step, {name: values[name] for name in shown if name in values})
+
+    def _update(self, step: int, parts: Iterator[Tensor]) -> tuple[float, float]:
+        """One update of the weights, unless a number is not finite: its loss and the norm of its gradient."""
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = 0.0
+        for part in parts:
+            loss += part.item()
+            part.backward()
+        norm = self._gradient_norm()
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.optimiser.step()
+            self.state.skipped_in_a_row = 0
+        else:
+            self._skip(step, f"loss {loss}, gradient norm {norm}")
+        return loss, norm
 
     def _gradient_norm(self) -> float:
         """The 2-norm of the whole gradient, which is cut to ``clip_norm`` where it is longer."""

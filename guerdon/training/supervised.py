@@ -117,8 +117,12 @@ class Supervised:
         data = f"{self._training.fingerprint()} {self._validation.fingerprint()}"
         return f"{getattr(self.model, 'options', '')} {self._options} {data}"
 
+    def updates(self, step: int) -> Iterator[Iterator[Tensor]]:
+        """See `Trainee`."""
+        yield self.losses(step)
+
     def losses(self, step: int) -> Iterator[Tensor]:
-        """See `Trainee`. The loss of a step is a mean over its target tokens, however it is cut."""
+        """The losses of the only update of a step: a mean over its target tokens, however it is cut."""
         epoch, batch = self._at(step)
         self.model.train()
         tokens, nll = batch.targets.tokens(), 0.0

@@ -67,8 +67,12 @@ class Trainee(Protocol):
         """All that decides what is computed, beside seed, weights and the loop's options: a checkpoint fits no other."""
         ...
 
-    def losses(self, step: int) -> Iterator[Tensor]:
-        """The losses of the step's micro-batches, one at a time; their sum is the step's loss."""
+    def updates(self, step: int) -> Iterator[Iterator[Tensor]]:
+        """The updates of the step, one after the other: most stages have one.
+
+        Each gives the losses of its micro-batches, one at a time; their sum is the update's loss. The weights are updated
+        before the next update is asked for.
+        """
         ...
 
     def metrics(self) -> Mapping[str, float]:

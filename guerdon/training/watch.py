@@ -44,12 +44,12 @@ class Watch:
         self, rollout: Rollout, judged: Judged, judgement: Judgement, advantages: Advantages, divergence: Tensor
     ) -> dict[str, float]:
         """Of one step's samples: raw reward parts, what the policy is trained on, divergence, lengths."""
-        counted, finished = advantages.counted, rollout.samples.finished.tolist()
+        counted, finished, each = advantages.counted, rollout.samples.finished.tolist(), _of_output(advantages, rollout)
         for row in range(0, len(rollout.texts), -(-len(rollout.texts) // _STEP_SAMPLES)):
             kept = {"source": judged.sources[row], "output": rollout.texts[row], "finished": finished[row]}
-            advantage = float(advantages.values[row])
+            advantage = float(each[row])
             self._samples.append({"kind": "train", **kept, "parts": _row(judgement, row), "advantage": advantage})
-        trained = advantages.values[counted].double()
+        trained = each[counted]
         tokens = rollout.samples.tokens
         return {
             **reward_means(judgement),
@@ -92,6 +92,12 @@ class Watch:
             seen = generator.policy.evaluate(self.validation.padded(numbers, generator), written, anchor)
             total += float(seen.kl.double().sum())
         return total / len(targets)
+
+
+def _of_output(advantages: Advantages, rollout: Rollout) -> Tensor:
+    """The advantage of each output, the mean over its tokens where each token has its own: float64 [n]."""
+    values = advantages.values.double()
+    return values if values.ndim == 1 else values.sum(1) / rollout.samples.tokens.lengths.cpu().clamp(min=1)
 
 
 def reward_means(judgement: Judgement) -> dict[str, float]:
