@@ -31,7 +31,7 @@ from guerdon.objectives.advantage import (
     no_baseline,
     shuffle_within_groups,
 )
-from guerdon.objectives.divergence import sequence_kl
+from guerdon.objectives.divergence import kl_estimate, sequence_kl
 from guerdon.objectives.likelihood import label_smoothed_nll
 from guerdon.objectives.policy_gradient import kl_loss, reinforce_loss
 from guerdon.rewards.base import Reward
@@ -85,7 +85,8 @@ class Reinforce:
         judgement = self.reward.judge(judged)
         scored = clock()
         anchor_log_prob = self._anchor_log_prob(rollout)
-        divergence = sequence_kl(rollout.samples.log_prob, anchor_log_prob, rollout.samples.tokens.mask)
+        per_token = kl_estimate("k1", rollout.samples.log_prob, anchor_log_prob)
+        divergence = sequence_kl(per_token, rollout.samples.tokens.mask)
         advantages = self._advantages(step, rollout, judgement, divergence, numbers)
         self._metrics = self.watch.rollout_metrics(rollout, judged, judgement, advantages, divergence)
         entropy = 0.0
