@@ -19,7 +19,7 @@ from torch import Tensor
 from guerdon.data.padded import Padded
 from guerdon.models.transformer import Transformer, TransformerOptions
 from guerdon.objectives.advantage import RunningMean, constant, estimate
-from guerdon.objectives.divergence import sequence_kl
+from guerdon.objectives.divergence import kl_estimate, sequence_kl
 from guerdon.objectives.policy_gradient import kl_loss, reinforce_loss
 
 SOURCES = Padded.from_lists([[5, 4, 3], [3]])
@@ -237,7 +237,7 @@ def test_kl_in_the_reward_ascends_the_penalised_objective(oracle):
     """The expectation of REINFORCE on r - beta * k1 is the gradient of E[r] - beta * KL(policy || anchor), exactly."""
     beta = 0.3
     evaluation = oracle.policy.evaluate(*oracle.pairs, oracle.anchor)
-    penalty = sequence_kl(evaluation.log_prob, evaluation.anchor_log_prob, evaluation.mask)
+    penalty = sequence_kl(kl_estimate("k1", evaluation.log_prob, evaluation.anchor_log_prob), evaluation.mask)
     rewards = oracle.rewards.flatten() - beta * penalty
     log_p, log_q = oracle.log_probabilities(oracle.policy), oracle.log_probabilities(oracle.anchor).detach()
     objective = (log_p.exp() * (oracle.rewards - beta * (log_p - log_q))).sum() / 2
