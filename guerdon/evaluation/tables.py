@@ -167,7 +167,7 @@ def recipe_facts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     limit = f" (the first {data['limit']} training records)" if data.get("limit") else ""
     rewards = [part for part in recipe.get("reward") or [] if isinstance(part, Mapping)]
     parts = [f"{short(float(part.get('weight', 1)))} × {part.get('name') or part.get('type', '?')}" for part in rewards]
-    keys = ("steps", "sources_per_step", "samples_per_source", "baseline", "temperature", "mle_weight")
+    keys = ("steps", "sources_per_step", "samples_per_source", "estimator", "baseline", "temperature", "mle_weight")
     options = [f"{key.replace('_', ' ')} {reinforce[key]}" for key in keys if reinforce.get(key) not in (None, 0, 0.0)]
     kl = _section(reinforce, "kl")
     if kl:

@@ -21,26 +21,21 @@ from guerdon.data.padded import Padded
 from guerdon.data.records import Example
 from guerdon.errors import DataError
 from guerdon.generator import Generator
-from guerdon.models.actor import Actor, ValueHead
-from guerdon.models.policy import Evaluation, Policy
 from guerdon.objectives.divergence import kl_estimate, sequence_kl
 from guerdon.objectives.likelihood import label_smoothed_nll
-from guerdon.objectives.minimum_risk import minimum_risk_loss
-from guerdon.objectives.policy_gradient import clipped_loss, entropy_loss, kl_loss
-from guerdon.objectives.value import value_loss
 from guerdon.rewards.base import Reward
 from guerdon.rewards.shaping import check_shaping, judge_prefixes
 from guerdon.training.around import surroundings
-from guerdon.training.estimators import ValueOptions
 from guerdon.training.holding import EntropyController, move_anchor
 from guerdon.training.loop import Loop, Outcome
 from guerdon.training.precision import autocast
 from guerdon.training.progress import Progressing
 from guerdon.training.reinforcement import ReinforceConfig
-from guerdon.training.rollouts import MicroBatch, Prompts, Rollout, draw, greedy_texts
+from guerdon.training.rollouts import Prompts, Rollout, draw, greedy_texts
 from guerdon.training.signals import Further, Seen, Signals, Targets
 from guerdon.training.supervised import Validate
 from guerdon.training.tally import Tally
+from guerdon.training.updating import Updating
 from guerdon.training.watch import Watch
 
 
@@ -50,14 +45,21 @@ class Reinforce:
     begins_trained = True
 
     def __init__(
-        self, name: str, generator: Generator, reward: Reward, prompts: Prompts, watch: Watch, config: ReinforceConfig, seed: int
+        self,
+        name: str,
+        generator: Generator,
+        reward: Reward,
+        prompts: Prompts,
+        watch: Watch,
+        config: ReinforceConfig,
+        seed: int,
     ) -> None:
         self.name, self.generator, self.reward, self.prompts, self.watch = name, generator, reward, prompts, watch
         self.config, self.seed = config, seed
         self.anchor = copy.deepcopy(generator.policy).eval().requires_grad_(False)
-        self.actor = _actor(generator.policy, self.anchor, config)
-        bare = self.actor.value is None and self.actor.anchor is None
-        self.model: nn.Module = generator.policy if bare else self.actor
+        self.updating = Updating(config, generator.policy, self.anchor)
+        actor = self.updating.actor
+        self.model: nn.Module = generator.policy if actor.value is None and actor.anchor is None else actor
         self.signals, self.entropy = Signals(config, reward, seed), EntropyController(config.entropy)
         self._steps: Iterator[tuple[int, int, list[int]]] | None = None
         self._next = 0
@@ -86,15 +88,17 @@ class Reinforce:
         judged = self.prompts.judged(rollout.numbers, rollout.texts, rollout.samples.finished.tolist())
         judgement = self.reward.judge(judged)
         scored = clock()
-        seen = self._scan(rollout)
+        seen = self.updating.scan(rollout)
         mask = rollout.samples.tokens.mask
         divergence = sequence_kl(kl_estimate("k1", rollout.samples.log_prob, seen.anchor_log_prob), mask)
-        further = Further(lambda: self._judge_greedy(numbers), lambda: judge_prefixes(self.reward, judged, self._prefixes(rollout)))
+        further = Further(
+            lambda: self._judge_greedy(numbers), lambda: judge_prefixes(self.reward, judged, self._prefixes(rollout))
+        )
         targets = self.signals.targets(step, rollout, judgement, seen, further)
         self._metrics = self.watch.rollout_metrics(rollout, judged, judgement, targets.advantages, divergence)
         self._metrics |= self.signals.metrics(judgement, targets, rollout.groups.cpu(), step)
         self._metrics["anchor_nll"] = -float(seen.anchor_log_prob.double().sum()) / rollout.samples.tokens.tokens()
-        tally = Tally(rollout.samples)
+        tally = Tally(rollout.samples, config.updates_per_rollout)
         for number in range(config.updates_per_rollout):
             yield self._losses(step, number, numbers, rollout, targets, seen, tally)
         self._metrics |= {**tally.metrics(), "kl_coefficient": self.signals.kl.value, "entropy_coefficient": self.entropy.value}
@@ -107,7 +111,7 @@ class Reinforce:
     ) -> Iterator[Tensor]:
         """The losses of one update. Targets were computed before the outputs are cut into micro-batches."""
         for part in rollout.micro_batches(self.config.micro_batch_tokens):
-            yield self._policy_loss(part, targets, seen, tally, first=number == 0)
+            yield self.updating.loss(part, targets, seen, tally, number == 0, self.signals.kl.value, self.entropy.value)
         if self.config.mle_weight:
             yield self._mle_loss(step, numbers)
 
@@ -125,31 +129,6 @@ class Reinforce:
             self.generator, self.prompts, numbers, config.samples_per_source, config.sampling, config.limit, self.seed, step
         )
 
-    @torch.no_grad()
-    def _scan(self, rollout: Rollout) -> Seen:
-        """What the anchor and, where something reads it, the actor says of each token as it was drawn."""
-        config, shape = self.config, rollout.samples.log_prob
-        exact = config.kl.place == "reward" and config.kl.chosen_estimator == "exact"
-        anchor_log_prob, kl, value = (torch.zeros_like(shape) for _ in range(3))
-        for part in rollout.micro_batches(config.micro_batch_tokens):
-            seen = self._evaluate(part, self.anchor) if exact or self.actor.value is not None else None
-            if seen is None or seen.anchor_log_prob is None:
-                of_anchor = self.anchor.evaluate(part.sources, part.targets, None, config.temperature, part.of_source).log_prob
-            else:
-                of_anchor = seen.anchor_log_prob
-            width = of_anchor.shape[1]
-            anchor_log_prob[part.rows, :width] = of_anchor.to(shape.dtype)
-            if seen is not None and seen.kl is not None:
-                kl[part.rows, :width] = seen.kl.to(shape.dtype)
-            if seen is not None and seen.value is not None:
-                value[part.rows, :width] = seen.value.to(shape.dtype)
-        return Seen(anchor_log_prob, kl if exact else None, value if self.actor.value is not None else None)
-
-    def _evaluate(self, part: MicroBatch, anchor: Policy | None) -> Evaluation:
-        config = self.config
-        with autocast(self.generator.device, config.precision):
-            return self.actor.evaluate(part.sources, part.targets, anchor, config.temperature, part.of_source, config.top_p)
-
     def _judge_greedy(self, numbers: Sequence[int]) -> Any:
         texts, finished = greedy_texts(self.generator, self.prompts, numbers, self.config.limit)
         return self.reward.judge(self.prompts.judged(numbers, texts, finished))
@@ -159,45 +138,6 @@ class Reinforce:
         rows = rollout.samples.tokens.to_lists()
         texts = iter(self.generator.tokenizer.decode_batch([row[:t] for row in rows for t in range(len(row))]))
         return [[next(texts) for _ in row] for row in rows]
-
-    def _policy_loss(self, part: MicroBatch, targets: Targets, seen: Seen, tally: Tally, first: bool) -> Tensor:
-        """The loss of some sample groups."""
-        config, kl = self.config, self.config.kl
-        in_loss = kl.place == "loss" and self.signals.kl.value > 0
-        now = self._evaluate(part, self.anchor if in_loss and kl.chosen_estimator == "exact" else None)
-        advantages, rows = targets.advantages, part.rows
-        device, width = now.mask.device, now.mask.shape[1]
-        samples = max(1, advantages.samples)
-        if first:
-            tally.keep(rows, now.log_prob)
-        if targets.distinct is not None:
-            loss = minimum_risk_loss(
-                now.log_prob, now.mask, targets.rewards.to(now.log_prob)[rows], targets.distinct.to(device)[rows],
-                part.of_source, config.sharpness or 0.005, max(1, targets.sets),
-            )  # fmt: skip
-        else:
-            weights = advantages.values.to(now.log_prob)[rows]
-            weights = weights[:, :width] if weights.ndim == 2 else weights
-            average = config.estimator == "grpo" and config.control != "constant"
-            loss, clipped = clipped_loss(
-                now.log_prob, tally.drawn(rows, width), now.mask, weights, samples, config.clip_low, config.clip_high, average
-            )
-            tally.count_clipped(clipped)
-        counted = advantages.counted.to(device)[rows, None] & now.mask
-        if in_loss:
-            of_anchor = seen.anchor_log_prob[rows, :width].to(now.log_prob)
-            each = kl_estimate(kl.chosen_estimator, now.log_prob, of_anchor, now.kl)
-            loss = loss + self.signals.kl.value * kl_loss(each, counted, samples)
-        if self.entropy.value:
-            loss = loss + self.entropy.value * entropy_loss(now.entropy, counted, samples)
-        if now.value is not None and targets.returns is not None and seen.value is not None:
-            options = config.value or ValueOptions()
-            before, returns = seen.value[rows, :width].to(now.value), targets.returns.to(now.value)[rows, :width]
-            squared = value_loss(now.value, before, returns, counted, samples, options.clip)
-            tally.count_value(squared)
-            loss = loss + options.weight * squared
-        tally.count(now)
-        return loss
 
     def _mle_loss(self, step: int, numbers: Sequence[int]) -> Tensor:
         """The negative log-likelihood per token of one reference of each source, drawn anew at each step."""
@@ -242,16 +182,6 @@ class Reinforce:
         """See `Trainee`."""
         self.signals.load_state_dict(state)
         self.entropy.load_state_dict(state["entropy"])
-
-
-def _actor(policy: Policy, anchor: Policy, config: ReinforceConfig) -> Actor:
-    """What is trained: with a value head for the estimator ppo, with the anchor where it moves."""
-    value = None
-    if config.estimator == "ppo":
-        options = config.value or ValueOptions()
-        device = next(policy.parameters()).device
-        value = ValueHead(policy.width, options.learning_rate_factor, options.trunk).to(device)
-    return Actor(policy, value, anchor if config.kl.moves else None)
 
 
 def reinforce(

@@ -23,6 +23,7 @@ Estimator = Literal["reinforce", "self_critical", "rloo", "grpo", "dr_grpo", "re
 
 _GROUP_ESTIMATORS = ("rloo", "grpo", "dr_grpo", "minimum_risk")
 GREEDY_ESTIMATORS = ("self_critical", "remax")
+DEFAULT_SHARPNESS = 0.005  # of minimum risk training: Shen et al. 2016, section 4.2
 Shaping = Literal["none", "prefix"]
 
 
@@ -59,7 +60,9 @@ class ValueOptions:
                 cure="give more than 0, or choose an estimator without a value head",
             )
         if self.clip is not None and not 0 < self.clip < math.inf:
-            raise ConfigurationError(f"{self.clip} lets no value move", where="reinforce.value.clip", cure="more than 0, or null")
+            raise ConfigurationError(
+                f"{self.clip} lets no value move", where="reinforce.value.clip", cure="more than 0, or null"
+            )
 
 
 def check_estimator(

@@ -65,7 +65,9 @@ class KlOptions:
     def _check_target(self) -> None:
         if self.target is not None and not self.coefficient:
             raise ConfigurationError(
-                "a target multiplies the coefficient, which is 0", where="reinforce.kl.target", cure="give a coefficient above 0"
+                "a target multiplies the coefficient, which is 0",
+                where="reinforce.kl.target",
+                cure="give a coefficient above 0",
             )
         if (self.target is not None and not 0 < self.target < math.inf) or self.horizon < 1:
             raise ConfigurationError("target and horizon must be above 0", where="reinforce.kl.target", cure="e.g. target 5")

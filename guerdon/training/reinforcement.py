@@ -108,9 +108,14 @@ class ReinforceConfig:
                 where="reinforce.clip_low, clip_high",
                 cure="give more than 0, and clip_low at most 1",
             )
-        check_estimator(
-            self.estimator, self.baseline, self.samples_per_source, self.value, self.sharpness, self.shaping
-        )
+        check_estimator(self.estimator, self.baseline, self.samples_per_source, self.value, self.sharpness, self.shaping)
+        drawn = self.sources_per_step * self.samples_per_source
+        if self.kl.target is not None and drawn >= 5 * self.kl.horizon:
+            raise ConfigurationError(
+                f"a step draws {drawn} samples, and the horizon is {self.kl.horizon}",
+                where="reinforce.kl.horizon",
+                cure="choose a horizon of several steps' samples",
+            )
         _ = self.sampling
 
     @property

@@ -94,8 +94,7 @@ class Signals:
 
     def targets(self, step: int, rollout: Rollout, judgement: Judgement, seen: Seen, further: Further) -> Targets:
         """The targets of one step, and the state as the next step needs it."""
-        config, groups, mask = self.config, rollout.groups.cpu(), rollout.samples.tokens.mask.cpu()
-        penalties = self._penalties(rollout, seen)
+        config, groups, penalties = self.config, rollout.groups.cpu(), self._penalties(rollout, seen)
         if config.control == "constant":
             rewards = torch.ones(len(groups)) - penalties.sum(1)
             return Targets(no_baseline(rewards, torch.ones(len(groups), dtype=torch.bool)), rewards)

@@ -14,13 +14,15 @@ class Tally:
 
     Args:
         samples: the outputs and their log-probabilities as they were drawn.
+        updates: how many updates are made from them.
     """
 
-    def __init__(self, samples: Samples) -> None:
-        self._samples = samples
+    def __init__(self, samples: Samples, updates: int) -> None:
+        self._samples, self._updates = samples, updates
         self._log_prob = torch.zeros_like(samples.log_prob)
-        self._clipped = self._value = self._entropy = 0.0
-        self._tokens = self._updates = 0
+        self._clipped = self._entropy = 0.0
+        self._value: float | None = None
+        self._tokens = 0
 
     def keep(self, rows: Tensor, log_prob: Tensor) -> None:
         """The log-probabilities of some rows before the first update, [rows, length]: what later ratios divide by."""
@@ -41,7 +43,7 @@ class Tally:
 
     def count_value(self, loss: Tensor) -> None:
         """A share of the value head's loss."""
-        self._value += float(loss.detach())
+        self._value = (self._value or 0.0) + float(loss.detach())
 
     def metrics(self) -> dict[str, float]:
         """Means over the tokens of all updates.
@@ -57,4 +59,5 @@ class Tally:
             "clipped": self._clipped / tokens,
             "mismatch": float(off.mean()),
             "mismatch_max": float(off.max()),
+            **({} if self._value is None else {"value_loss": self._value / self._updates}),
         }

@@ -23,7 +23,8 @@ from guerdon.models.huggingface import HuggingFacePolicy
 from guerdon.rewards import FunctionReward, Reward
 from guerdon.rewards.normalise import NormaliserOptions
 from guerdon.stages.reinforce import reinforce
-from guerdon.training.reinforcement import KlOptions, ReinforceConfig
+from guerdon.training.holding import KlOptions
+from guerdon.training.reinforcement import ReinforceConfig
 from guerdon.training.schedule import OptimiserOptions
 from guerdon.training.trainee import LoopOptions
 
