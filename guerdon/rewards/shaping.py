@@ -1,10 +1,11 @@
 """Rewards of unfinished outputs, as potentials for reward shaping by prefix.
 
-Φ(prefix) estimates the score of the whole output. Paying Φ(prefix with the token) - Φ(prefix before it) for each token (Bahdanau
-et al. 2017, "An actor-critic algorithm for sequence prediction"), where the ended output has the potential 0 and its own score r(y)
-is paid at the end, is potential-based shaping, which changes no optimal policy (Ng, Harada and Russell 1999, theorem 1). From token
-t on, the differences sum to r(y) - Φ(prefix before t): a baseline for token t. Φ reads nothing but the source and the tokens before
-t, hence E[Φ ∇ log π(token t | prefix)] = 0, and the policy gradient is unbiased whatever Φ is; a good estimate lowers its variance.
+Φ(prefix) estimates the score of the whole output. Paying Φ(prefix with the token) - Φ(prefix before it) for each token
+(Bahdanau et al. 2017, "An actor-critic algorithm for sequence prediction"), where the ended output has the potential 0 and
+its own score r(y) is paid at the end, is potential-based shaping, which changes no optimal policy (Ng, Harada and Russell
+1999, theorem 1). From token t on, the payments sum to r(y) - Φ(prefix before t): a baseline for token t. Φ reads nothing but
+the source, its references and the tokens before t, hence E[Φ ∇ log π(token t | prefix)] = 0, and the policy gradient is
+unbiased whatever Φ is; a good estimate lowers its variance.
 """
 
 from __future__ import annotations

@@ -52,11 +52,11 @@ class ConstraintOptions:
     """The mean raw score of a part must not fall below a bound.
 
     Its weight is a Lagrange multiplier λ, in the place of the part's own weight, which is not read. After each step
-    λ ← clip(λ + rate (at_least - mean raw score), 0, most): projected dual ascent on
-    min_λ≥0 max_π E[r] + λ (E[score] - at_least) (Tessler, Mankowitz and Mannor 2019, "Reward constrained policy optimization"; for
-    several rewards of a text Moskovitz et al. 2024, "Confronting reward model overoptimization with constrained RLHF"). λ grows
-    while the bound is broken, and falls, at last to 0, where the part counts for nothing, while there is room to spare. A λ that
-    stays at ``most`` says that the bound was not reached.
+    λ ← clip(λ + rate (at_least - mean raw score), 0, most): projected dual ascent on min_λ≥0 max_π E[r] + λ (E[score] -
+    at_least) (Tessler, Mankowitz and Mannor 2019, "Reward constrained policy optimization"; for several rewards of a text
+    Moskovitz et al. 2024, "Confronting reward model overoptimization with constrained RLHF"). λ grows while the bound is
+    broken, and falls, at last to 0, where the part counts for nothing, while there is room to spare. A λ that stays at
+    ``most`` says that the bound was not reached.
 
     The bound is on the raw scale, whatever the normalisation. What λ weighs depends on it:
 
