@@ -115,6 +115,26 @@ class Normaliser:
         """
         return self._weighted(self._summands(judgement), groups).float()
 
+    def potentials(self, judgement: Judgement, groups: Tensor) -> Tensor:
+        """Prefixes of the last step's samples (`guerdon.rewards.shaping.judge_prefixes`), on the scale that `apply` gave those.
+
+        The normalised weighted sum over the parts that score prefixes. Where all parts do, the potential of a whole output is
+        its reward. A part that does not adds nothing: that is its mean once it is centred by itself (order "each"), and a raw
+        score of 0 where it is not, which moves all potentials alike.
+
+        Args:
+            judgement: raw parts of k prefixes, with the weights that `apply` saw.
+            groups: int64 [k], the group in the last step that each belongs to.
+
+        Returns:
+            float32 [k].
+
+        Raises:
+            RewardError: where a part applies to some prefixes only and nothing centres it.
+        """
+        scoring = {name: part for name, part in judgement.parts.items() if bool(part.applies.any())}
+        return self.rescale(Judgement(scoring), groups) if scoring else torch.zeros(len(groups))
+
     def state_dict(self) -> dict[str, Any]:
         """Numbers that JSON holds exactly."""
         return {name: [m.count, m.mean, m.deviations] for name, m in self.moments.items()}
