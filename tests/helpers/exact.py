@@ -125,11 +125,13 @@ class Oracle:
         parts = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
         return torch.cat([part.flatten() for part in parts])
 
-    def expected_gradient(self, samples: int, advantages, rewards: Tensor, sources: tuple[int, ...] = (0, 1)) -> Tensor:
+    def expected_gradient(
+        self, samples: int, advantages, rewards: Tensor, sources: tuple[int, ...] = (0, 1), loss=reinforce_loss
+    ) -> Tensor:
         """The expectation of the ascent direction with ``samples`` outputs of each of ``sources`` in a batch.
 
-        ``advantages(rewards [n], kept [n], groups [n])`` is asked for every tuple on its own, as training does; the loss is
-        linear in what it answers, so that one call of `reinforce_loss` can sum over the tuples.
+        ``advantages(rewards [n], kept [n], groups [n])`` is asked for every tuple on its own, as training does; ``loss`` is
+        linear in what it answers, so that one call of it can sum over the tuples.
         """
         pairs_of_sources, targets = self.pairs
         evaluation = self.policy.evaluate(pairs_of_sources, targets)
@@ -142,7 +144,7 @@ class Oracle:
             rows = first + torch.tensor(choice)
             values = advantages(rewards[rows], kept, groups).values
             weights.index_add_(0, rows, probability[rows].prod() * values)
-        return self.gradient(-reinforce_loss(evaluation.log_prob, evaluation.mask, weights, len(groups)))
+        return self.gradient(-loss(evaluation.log_prob, evaluation.mask, weights, len(groups)))
 
     def exact_gradient(self, rewards: Tensor, sources: tuple[int, ...] = (0, 1)) -> Tensor:
         probability = self.log_probabilities(self.policy).exp()
