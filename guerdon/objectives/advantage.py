@@ -108,7 +108,7 @@ def group_scaled(rewards: Tensor, kept: Tensor, groups: Tensor) -> Advantages:
 def self_critical(rewards: Tensor, kept: Tensor, groups: Tensor, greedy_rewards: Tensor) -> Advantages:
     """Less the reward of the policy's greedy output for the same source: ``greedy_rewards`` [groups]. Unbiased.
 
-    Rennie et al. 2017 (Self-critical sequence training), eq. 8.
+    Rennie et al. 2017 (Self-critical sequence training), eq. 8. ReMax (Li et al. 2024) is the same estimator.
     """
     return _advantages(rewards, greedy_rewards[groups], kept)
 
