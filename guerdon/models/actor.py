@@ -33,8 +33,8 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """The value of each position: [tokens, width] to [tokens], float32 at least."""
-        wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        """The value of each position: [tokens, width] to [tokens], in the head's own precision."""
+        wide = hidden.to(self.linear.weight.dtype)
         value: Tensor = self.gain * self.linear(wide if self.trunk else wide.detach())[:, 0]
         return value
 

@@ -100,6 +100,7 @@ class Signals:
             return Targets(no_baseline(rewards, torch.ones(len(groups), dtype=torch.bool)), rewards)
         weighed = self.weighting.weigh(judgement, step)
         rewards, kept = self.normaliser.apply(weighed, groups)
+        rewards = rewards.double()
         if config.control == "shuffled":
             source = torch.Generator().manual_seed(key(self.seed, "shuffled rewards", step))
             rewards = shuffle_within_groups(rewards, kept, groups, source)
@@ -123,7 +124,7 @@ class Signals:
         if options.place != "reward" or not self.kl.value:
             return torch.zeros(mask.shape)
         each = kl_estimate(options.chosen_estimator, rollout.samples.log_prob, seen.anchor_log_prob, seen.kl)
-        return self.kl.value * torch.where(mask, each, 0.0).cpu().float()
+        return self.kl.value * torch.where(mask, each, 0.0).cpu()
 
     def _sequence_advantages(self, rewards: Tensor, kept: Tensor, groups: Tensor, greedy: Tensor | None) -> Advantages:
         estimator = self.config.estimator
@@ -174,7 +175,7 @@ class Signals:
         """The reward of each source's greedy output, on the scale of the samples' moments: [g]."""
         judgement = self.weighting.weigh(further.greedy(), step)
         count = len(next(iter(judgement.parts.values())).scores)
-        return self.normaliser.rescale(judgement, torch.arange(count))
+        return self.normaliser.rescale(judgement, torch.arange(count)).double()
 
     def _potentials(self, step: int, rollout: Rollout, further: Further) -> Tensor:
         """The reward of the prefix before each token, as far as its parts score prefixes: [n, t]."""

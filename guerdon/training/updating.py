@@ -30,11 +30,12 @@ class Updating:
 
     def __init__(self, config: ReinforceConfig, policy: Policy, anchor: Policy) -> None:
         self.config, self.anchor = config, anchor
-        self.device = next(policy.parameters()).device
-        value = None
+        weight, value = next(policy.parameters()), None
+        self.device = weight.device
         if config.estimator == "ppo":
             options = config.value or ValueOptions()
-            value = ValueHead(policy.width, options.learning_rate_factor, options.trunk).to(self.device)
+            value = ValueHead(policy.width, options.learning_rate_factor, options.trunk)
+            value.to(self.device, torch.promote_types(weight.dtype, torch.float32))
         self.actor = Actor(policy, value, anchor if config.kl.moves else None)
 
     @torch.no_grad()
