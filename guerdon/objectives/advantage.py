@@ -100,9 +100,9 @@ def group_scaled(rewards: Tensor, kept: Tensor, groups: Tensor) -> Advantages:
     counted; a sample that is alone in its group is not.
     """
     mean, deviation, counted = _group_moments(rewards, kept, groups)
-    spread = deviation > _NOISE * mean.abs()
-    scaled = (rewards.double() - mean) / torch.where(spread, deviation, 1.0)
-    return Advantages(torch.where(counted & spread, scaled, 0.0).to(rewards.dtype), counted)
+    flat = deviation <= _NOISE * mean.abs()  # False of nan, which is not to be hidden
+    scaled = (rewards.double() - mean) / torch.where(flat, 1.0, deviation)
+    return Advantages(torch.where(counted & ~flat, scaled, 0.0).to(rewards.dtype), counted)
 
 
 def self_critical(rewards: Tensor, kept: Tensor, groups: Tensor, greedy_rewards: Tensor) -> Advantages:

@@ -62,10 +62,9 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor
     Raises:
         TrainingError: when ``samples`` is 0.
     """
-    targets = returns.detach()
+    values, old, targets = (torch.where(mask, given, 0.0) for given in (values, old_values.detach(), returns.detach()))
     errors = (values - targets).square()
     if clip is not None:
-        old = old_values.detach()
         bounded = (old + (values - old).clamp(-clip, clip) - targets).square()
         errors = torch.where(bounded > errors, bounded, errors)
-    return torch.where(mask, errors, 0.0).sum() / (2 * positive(samples))
+    return errors.sum() / (2 * positive(samples))

@@ -191,3 +191,27 @@ def test_k3_in_the_reward(oracle, whole):
     found = in_the_reward(oracle, "k3", whole)
     assert_exact(found, true_gradient(oracle) - oracle.gradient(less))
     assert_differs(found, true_gradient(oracle))
+
+
+# --- near the anchor
+
+
+def near(distance: float) -> Oracle:
+    """An oracle whose anchor is the policy itself, moved a little."""
+    oracle = Oracle("own", limit=2)
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for anchored, own in zip(oracle.anchor.parameters(), oracle.policy.parameters(), strict=True):
+            anchored.copy_(own + distance * torch.randn(own.shape, generator=generator, dtype=torch.float64))
+    return oracle
+
+
+@pytest.mark.parametrize("kind", ["k2", "k3", "exact"])
+def test_in_the_reward_only_k1_pulls_on_a_policy_near_its_anchor(kind):
+    """What the others pull with is of second order in the distance, the true gradient of first."""
+    shares = []
+    for oracle in map(near, (0.02, 0.01, 0.005)):
+        shares.append((in_the_reward(oracle, kind).norm() / true_gradient(oracle).norm()).item())
+    assert shares[0] < 0.2
+    assert shares[1] / shares[0] == pytest.approx(0.5, abs=0.1)
+    assert shares[2] / shares[1] == pytest.approx(0.5, abs=0.1)
