@@ -61,10 +61,10 @@ class ConstraintOptions:
     The bound is on the raw scale, whatever the normalisation. What λ weighs depends on it:
 
     - kind "none": the raw score, so that λ is the multiplier of the problem above.
-    - order "each": the normalised score, (score - μ) / σ. That is the raw one with λ / σ: the policy at which λ stands still is
-      the same, since only the raw mean moves λ, but ``initial`` and ``most`` are in units of the other normalised parts.
-    - order "sum": the raw score in the sum, which is then divided by its own σ: all parts alike, so that λ keeps its ratio to
-      the other weights; a larger λ does not make the whole reward larger.
+    - order "each": the normalised score, (score - μ) / σ, which is the raw one with λ / σ. λ still rests only where the raw
+      mean is at the bound (or λ at 0 or ``most``), but ``initial`` and ``most`` are in units of the other normalised parts.
+    - order "sum": the raw score in the sum, which is then divided by its own σ, all parts alike: λ keeps its ratio to the other
+      weights, and a larger λ does not make the whole reward larger.
 
     Attributes:
         at_least: the bound, in raw scores.
