@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ from guerdon.rewards.base import Reward
 from guerdon.rewards.normalise import Normaliser
 from guerdon.training.around import surroundings
 from guerdon.training.loop import Loop, Outcome
+from guerdon.training.monitors import Alarm, Monitors
 from guerdon.training.precision import autocast
 from guerdon.training.progress import Progressing
 from guerdon.training.reinforcement import ReinforceConfig
@@ -58,6 +59,7 @@ class Reinforce:
         self.name, self.generator, self.model, self.anchor = name, generator, generator.policy, anchor
         self.reward, self.prompts, self.watch, self.config, self.seed = reward, prompts, watch, config, seed
         self.normaliser, self.running_mean = Normaliser(config.normalisation), RunningMean(config.running_decay)
+        self.monitors = Monitors(config.monitors)
         self._steps: Iterator[tuple[int, int, list[int]]] | None = None
         self._next = 0
         self._rollout: Rollout | None = None
@@ -181,6 +183,14 @@ class Reinforce:
         """See `Trainee`."""
         return self.watch.validate(self.generator, self.anchor)
 
+    def observe(self, step: int, kind: Literal["train", "validation"], figures: Mapping[str, float]) -> Sequence[Alarm]:
+        """See `Trainee`."""
+        return self.monitors.observe(step, kind, figures)
+
+    def stop_reason(self) -> str | None:
+        """See `Trainee`."""
+        return self.monitors.stop_reason
+
     def samples(self) -> Sequence[Mapping[str, Any]]:
         """See `Trainee`."""
         return self.watch.take_samples()
@@ -193,13 +203,15 @@ class Reinforce:
         return [{"example": i, "source": self.prompts.examples[i].source, "output": text} for i, text in rows]
 
     def state(self) -> dict[str, Any]:
-        """See `Trainee`: the moments of normalisation and baseline."""
-        return {"normaliser": self.normaliser.state_dict(), "running_mean": self.running_mean.state_dict()}
+        """See `Trainee`: the moments of normalisation and baseline, and what the monitors follow."""
+        parts = {"normaliser": self.normaliser, "running_mean": self.running_mean, "monitors": self.monitors}
+        return {name: part.state_dict() for name, part in parts.items()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """See `Trainee`."""
         self.normaliser.load_state_dict(state["normaliser"])
         self.running_mean.load_state_dict(state["running_mean"])
+        self.monitors.load_state_dict(state["monitors"])
 
 
 def reinforce(

@@ -9,6 +9,7 @@ from guerdon.decoding import LengthLimit, SamplingOptions
 from guerdon.errors import ConfigurationError
 from guerdon.objectives.advantage import Baseline, check_baseline
 from guerdon.rewards.normalise import NormaliserOptions
+from guerdon.training.monitors import MonitorOptions
 from guerdon.training.precision import Precision, check_precision
 from guerdon.training.schedule import OptimiserOptions
 from guerdon.training.trainee import LoopOptions
@@ -57,6 +58,7 @@ class ReinforceConfig:
             baseline and no normalisation.
         micro_batch_tokens: padded positions of a micro-batch; changes speed and memory only.
         precision: of the gradient's pass; rollouts are float32.
+        monitors: what is watched for while it trains.
         optimiser, loop: see there.
     """
 
@@ -73,6 +75,7 @@ class ReinforceConfig:
     control: Control = "none"
     micro_batch_tokens: int = 8192
     precision: Precision = "float32"
+    monitors: MonitorOptions = field(default_factory=MonitorOptions)
     optimiser: OptimiserOptions = field(
         default_factory=lambda: OptimiserOptions(learning_rate=1e-4, warmup_steps=10, schedule="constant", weight_decay=0.0)
     )
