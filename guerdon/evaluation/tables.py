@@ -174,19 +174,25 @@ def alarms_table(run: RunFolder) -> list[tuple[str, str, str, str]]:
 
 
 def quiet_stages(run: RunFolder) -> list[str]:
-    """The stages that monitors watched without an alarm."""
+    """The stages that monitors watched without an alarm; none where the recipe turned them off."""
+    if _monitors(run.recipe).get("enabled") is False:
+        return []
     loud = {row.get("stage") for row in run.alarms or []}
     return [stage_label(stage) for stage in run.stages if stage.startswith("reinforce") and stage not in loud]
 
 
 def watching(recipe: Mapping[str, Any]) -> str:
     """What of the monitors the recipe turned off, in a sentence; empty where it turned nothing off."""
-    options = _section(_section(recipe, "reinforce"), "monitors")
+    options = _monitors(recipe)
     if options.get("enabled") is False:
         return "The recipe turned the monitors off (reinforce.monitors.enabled)."
     if options and options.get("held_out") is None:
         return "No held-out figure was watched: the recipe names none (reinforce.monitors.held_out)."
     return ""
+
+
+def _monitors(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _section(_section(recipe, "reinforce"), "monitors")
 
 
 def recipe_facts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -57,7 +57,7 @@ class MonitorOptions:
     dominance: float | None = 0.95
     length_drift: float | None = 0.35
     entropy_collapse: float | None = 0.25
-    kl_acceleration: float | None = 3.0
+    kl_acceleration: float | None = 2.5
     kl_rise: float = 3.0
     flat_groups: float | None = 0.5
     unfinished: float | None = 0.2
