@@ -21,11 +21,14 @@ from guerdon.evaluation.charts import (
 from guerdon.evaluation.results import REINFORCED, Evaluation
 from guerdon.evaluation.runfolder import RunFolder, read_run
 from guerdon.evaluation.tables import (
+    alarms_table,
     differences_table,
+    quiet_stages,
     recipe_facts,
     samples_of,
     timings_table,
     values_table,
+    watching,
 )
 from guerdon.evaluation.verdict import judge
 from guerdon.evaluation.wording import number
@@ -89,6 +92,9 @@ def _context(run: RunFolder) -> dict[str, Any]:
         "rewards": reward_charts(run),
         "beside": validation_charts(run),
         "health": health_charts(run),
+        "alarms": alarms_table(run),
+        "quiet": quiet_stages(run),
+        "watching": watching(run.recipe),
         "samples": samples_of(run),
         "timings": timings_table(run),
         "evaluation": evaluation,

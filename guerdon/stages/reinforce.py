@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from guerdon.rewards.shaping import check_shaping, judge_prefixes
 from guerdon.training.around import surroundings
 from guerdon.training.holding import EntropyController, move_anchor
 from guerdon.training.loop import Loop, Outcome
+from guerdon.training.monitors import Alarm, Monitors
 from guerdon.training.precision import autocast
 from guerdon.training.progress import Progressing
 from guerdon.training.reinforcement import ReinforceConfig
@@ -61,6 +62,7 @@ class Reinforce:
         actor = self.updating.actor
         self.model: nn.Module = generator.policy if actor.value is None and actor.anchor is None else actor
         self.signals, self.entropy = Signals(config, reward, seed), EntropyController(config.entropy)
+        self.monitors = Monitors(config.monitors)
         self._steps: Iterator[tuple[int, int, list[int]]] | None = None
         self._next = 0
         self._rollout: Rollout | None = None
@@ -163,6 +165,14 @@ class Reinforce:
         """See `Trainee`."""
         return self.watch.validate(self.generator, self.anchor)
 
+    def observe(self, step: int, kind: Literal["train", "validation"], figures: Mapping[str, float]) -> Sequence[Alarm]:
+        """See `Trainee`."""
+        return self.monitors.observe(step, kind, figures)
+
+    def stop_reason(self) -> str | None:
+        """See `Trainee`."""
+        return self.monitors.stop_reason
+
     def samples(self) -> Sequence[Mapping[str, Any]]:
         """See `Trainee`."""
         return self.watch.take_samples()
@@ -175,13 +185,14 @@ class Reinforce:
         return [{"example": i, "source": self.prompts.examples[i].source, "output": text} for i, text in rows]
 
     def state(self) -> dict[str, Any]:
-        """See `Trainee`: moments, multipliers, coefficients."""
-        return {**self.signals.state_dict(), "entropy": self.entropy.state_dict()}
+        """See `Trainee`: moments, multipliers, coefficients, and what the monitors follow."""
+        return {**self.signals.state_dict(), "entropy": self.entropy.state_dict(), "monitors": self.monitors.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """See `Trainee`."""
         self.signals.load_state_dict(state)
         self.entropy.load_state_dict(state["entropy"])
+        self.monitors.load_state_dict(state["monitors"])
 
 
 def reinforce(

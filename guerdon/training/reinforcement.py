@@ -14,6 +14,7 @@ from guerdon.rewards.normalise import NormaliserOptions
 from guerdon.rewards.weighting import ConstraintOptions, ScheduleOptions
 from guerdon.training.estimators import Estimator, Shaping, ValueOptions, check_estimator
 from guerdon.training.holding import EntropyOptions, KlOptions
+from guerdon.training.monitors import MonitorOptions
 from guerdon.training.precision import Precision, check_precision
 from guerdon.training.schedule import OptimiserOptions
 from guerdon.training.trainee import LoopOptions
@@ -49,6 +50,7 @@ class ReinforceConfig:
             baseline and no normalisation.
         micro_batch_tokens: padded positions of a micro-batch; changes speed and memory only.
         precision: of the gradient's pass; rollouts are float32.
+        monitors: what is watched for while it trains.
         optimiser, loop: see there.
     """
 
@@ -76,6 +78,7 @@ class ReinforceConfig:
     control: Control = "none"
     micro_batch_tokens: int = 8192
     precision: Precision = "float32"
+    monitors: MonitorOptions = field(default_factory=MonitorOptions)
     optimiser: OptimiserOptions = field(
         default_factory=lambda: OptimiserOptions(learning_rate=1e-4, warmup_steps=10, schedule="constant", weight_decay=0.0)
     )

@@ -17,6 +17,7 @@ from guerdon.data.padded import Padded
 from guerdon.errors import ConfigurationError
 from guerdon.generator import Generator
 from guerdon.objectives.likelihood import label_smoothed_nll
+from guerdon.training.monitors import Alarm
 from guerdon.training.precision import Precision, autocast, check_precision
 from guerdon.training.schedule import OptimiserOptions
 from guerdon.training.trainee import LoopOptions
@@ -145,6 +146,14 @@ class Supervised:
         self.model.eval()
         figures = {"nll": self._validation_nll()} if len(self._validation) else {}
         return {**figures, **(self._validate(self.generator) if self._validate else {})}
+
+    def observe(self, step: int, kind: str, figures: Mapping[str, float]) -> Sequence[Alarm]:
+        """See `Trainee`: the monitors are for rewards."""
+        return []
+
+    def stop_reason(self) -> str | None:
+        """See `Trainee`."""
+        return None
 
     def samples(self) -> Sequence[Mapping[str, Any]]:
         """See `Trainee`."""

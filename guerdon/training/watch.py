@@ -11,6 +11,7 @@ from torch import Tensor
 from guerdon.data.padded import Padded
 from guerdon.decoding import DecodingOptions, LengthLimit
 from guerdon.generator import Generator
+from guerdon.metrics.degeneration import text_figures
 from guerdon.models.policy import Policy
 from guerdon.objectives.advantage import Advantages
 from guerdon.rewards.base import Judged, Judgement, Reward
@@ -60,6 +61,7 @@ class Watch:
             "finished": float(rollout.samples.finished.double().mean()),
             "samples": float(advantages.samples),
             "tokens": float(tokens.tokens()),
+            **text_figures(judged.sources, judged.outputs),
         }
 
     def validate(self, generator: Generator, anchor: Policy) -> dict[str, float]:
@@ -79,6 +81,7 @@ class Watch:
             "kl": self._divergence(generator, anchor, targets),
             "length": sum(map(len, targets)) / len(targets),
             "finished": sum(finished) / len(finished),
+            **text_figures([e.source for e in examples], texts),
             **further,
         }
 

@@ -23,7 +23,14 @@ from helpers.resumable import STAGES, generator
 from guerdon.errors import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[2]
-EXACT = ("metrics.jsonl", "samples.jsonl", "model/model.safetensors", "model/config.json", "model/tokenizer.json")
+EXACT = (
+    "metrics.jsonl",
+    "samples.jsonl",
+    "alarms.jsonl",
+    "model/model.safetensors",
+    "model/config.json",
+    "model/tokenizer.json",
+)
 PATIENCE = 120.0  # seconds after which a test gives up waiting for a process
 
 

@@ -20,6 +20,7 @@ from guerdon.stages.finetune import FinetuneConfig, finetune
 from guerdon.stages.pretrain import PretrainConfig, pretrain
 from guerdon.stages.reinforce import reinforce
 from guerdon.training.loop import Outcome
+from guerdon.training.monitors import MonitorOptions
 from guerdon.training.reinforcement import ReinforceConfig
 from guerdon.training.trainee import LoopOptions
 
@@ -60,6 +61,7 @@ def reinforced(made: Generator, folder: Path) -> Outcome:
         baseline="running_mean",
         normalisation=NormaliserOptions("running"),
         mle_weight=0.1,
+        monitors=MonitorOptions(window=2, length_drift=0.01, entropy_collapse=0.99, clear=0.99),  # many alarms
         loop=RISING,
     )
     return reinforce(made, SentenceChrf(), TRAINING, config, VALIDATION, folder=folder, seed=3)
