@@ -1,7 +1,7 @@
 """Slots and values: whether an output says what its meaning representation says, no less and no more.
 
 A meaning representation is a list of slots with their values, ``name[The Vaults], eatType[pub]``. How each value is worded
-is data, not code: a YAML file of regular expressions, such as ``recipes/e2e_slots.yaml``::
+is data, not code: a YAML file of regular expressions, such as ``tests/judges/e2e_slots.yaml``::
 
     eatType:
       pub: ["pubs?", "public house"]

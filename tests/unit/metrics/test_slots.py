@@ -14,7 +14,7 @@ from guerdon.errors import ConfigurationError, DataError, InputError
 from guerdon.metrics import slots
 from guerdon.metrics.slots import SlotErrors, SlotPatterns, fold, parse_meaning, slot_errors
 
-E2E = Path(__file__).parents[3] / "recipes" / "e2e_slots.yaml"
+E2E = Path(__file__).parents[2] / "judges" / "e2e_slots.yaml"
 PATTERNS = {
     "name": {"Raja Indian Cuisine": ["raja"], "Zizzi": ["{value}"], "Green Man": ["{value}"]},
     "near": {"Green Man": ["{value}"], "Clare Hall": ["{value}"]},
