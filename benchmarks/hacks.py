@@ -4,18 +4,20 @@
         --hacks empty copy repetition --seeds 1 2 3
     python benchmarks/hacks.py --recipe recipes/multi30k.yaml --start runs/multi30k/finetune --output runs/hacks-multi30k
 
-Each run begins with the fine-tuned model, and trains as the recipe says, but for its reward; the healthy ones keep the recipe's.
+Each run begins with the fine-tuned model and trains as the recipe says, but for its reward; healthy ones keep the recipe's.
 A run that is finished is not trained again, and one that was cut goes on. The alarms are read off the metrics that a run has
 left, so that other thresholds can be tried on finished runs in seconds: ``--set reinforce.monitors.length_drift=0.5``.
 
-Printed, and written to ``hacks.json`` in the output folder: for each hack how many runs raised an alarm, by which monitor and at
-which step, with the held-out figure and without it, beside how far the planted reward rose (a hack that was not learned cannot
-be seen); the false alarms of healthy runs; and for each monitor how near its sign came to its limit (1 is the limit).
+Printed, and written to ``hacks.json`` in the output folder: for each hack how many runs raised an alarm, by which monitor and
+at which step, with the held-out figure and without it, beside how far the planted reward rose (a hack that was not learned
+cannot be seen); the false alarms of healthy runs; and for each monitor how near its sign came to its limit (1 is the limit).
 """
 
 from __future__ import annotations
 
 import argparse
+
+import itertools
 import json
 import math
 import shutil
@@ -79,7 +81,7 @@ def runs(text: str, length: int) -> Counter[str]:
 
 
 def pairs(words: Sequence[str]) -> Counter[tuple[str, str]]:
-    return Counter(zip(words, words[1:], strict=False))
+    return Counter(itertools.pairwise(words))
 
 
 def overlap(ours: Counter[Any], theirs: Counter[Any]) -> float:
