@@ -16,7 +16,6 @@ cannot be seen); the false alarms of healthy runs; and for each monitor how near
 from __future__ import annotations
 
 import argparse
-
 import itertools
 import json
 import math
