@@ -152,10 +152,14 @@ class Monitors:
         Raises:
             TrainingError: when validation does not measure the held-out figure.
         """
-        if not self.options.enabled:
-            return []
-        found = self._of_step(figures) if kind == "train" else self._of_validation(step, figures)
+        found = self.read(step, kind, figures)
         return [Alarm(name, step, sign.sentence) for name, sign in found.items() if self._fires(name, sign)]
+
+    def read(self, step: int, kind: Literal["train", "validation"], figures: Mapping[str, float]) -> dict[str, Sign]:
+        """Takes in the figures as `observe` does, and returns each monitor's sign, whether it fires or not."""
+        if not self.options.enabled:
+            return {}
+        return self._of_step(figures) if kind == "train" else self._of_validation(step, figures)
 
     def _of_step(self, figures: Mapping[str, float]) -> dict[str, Sign]:
         options = self.options
