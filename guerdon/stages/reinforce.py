@@ -231,6 +231,21 @@ def reinforce(
         RewardError: when the reward fails.
         TrainingError, CheckpointError: as `guerdon.training.loop.Loop.run`.
     """
+    trainee = trainee_of(generator, reward, examples, config, validation, validate, seed)
+    with surroundings(folder, trainee.name, seed, progress, tensorboard) as around:
+        return Loop(trainee, config.steps, config.loop, config.optimiser, around).run()
+
+
+def trainee_of(
+    generator: Generator,
+    reward: Reward,
+    examples: Sequence[Example],
+    config: ReinforceConfig,
+    validation: Sequence[Example],
+    validate: Validate | None = None,
+    seed: int = 0,
+) -> Reinforce:
+    """What `reinforce` hands to the loop; arguments and errors are those said there."""
     if not examples or not validation:
         raise DataError(
             "needs training and validation sources", where="reinforce", cure="give examples and validation examples"
@@ -241,9 +256,7 @@ def reinforce(
     prompts = Prompts.of(generator, examples)
     watch = Watch(reward, Prompts.of(generator, validation), config.limit, validate)
     anchor = copy.deepcopy(generator.policy).eval().requires_grad_(False)
-    trainee = Reinforce(name, generator, anchor, reward, prompts, watch, config, seed)
-    with surroundings(folder, name, seed, progress, tensorboard) as around:
-        return Loop(trainee, config.steps, config.loop, config.optimiser, around).run()
+    return Reinforce(name, generator, anchor, reward, prompts, watch, config, seed)
 
 
 def _check_references(examples: Sequence[Example], reader: str) -> None:
