@@ -49,8 +49,15 @@ def render(comparison: Comparison) -> str:
         noise=noises[0] if noises else None,
         noises=noise_rows(comparison),
         unequal=len({noise.samples for noise in noises}) > 1,
-        facts=[(name, value) for name, value in recipe_facts(comparison.recipe) if name != "Seed"],
+        facts=facts(comparison),
     )
+
+
+def facts(comparison: Comparison) -> list[tuple[str, str]]:
+    """What the recipe asks for, in a few lines."""
+    own = "Reinforcement" if len(comparison.cells) == 1 else "Reinforcement (first cell)"
+    found = [(own if name == "Reinforcement" else name, value) for name, value in recipe_facts(comparison.recipe)]
+    return [(name, value) for name, value in found if name != "Seed"]
 
 
 # --- in words
@@ -73,6 +80,8 @@ def _against_next(comparison: Comparison) -> str:
     """Whether the best cell leads by more than the spread over seeds."""
     _, second, *others = comparison.ranked
     ahead = comparison.ahead(second)
+    if ahead.mean == 0:
+        return f"It is level with {second.label}."
     if ahead.low is None or ahead.high is None:
         lead = short(ahead.mean)
         return f"The next, {second.label}, stands {lead} lower; one seed does not tell whether that is more than seeds differ."

@@ -14,7 +14,7 @@ _NONE = "\N{EN DASH}"
 
 
 class Figure(NamedTuple):
-    """A mean over seeds with its interval, a mark ("▲", "▽", ...), and its colour ("better", "worse", "other" or "")."""
+    """A mean over seeds with half its interval, a mark ("▲", "▽", ...), and its colour ("better", "worse", "other" or "")."""
 
     figure: str
     interval: str = ""
@@ -113,7 +113,8 @@ def _of(values: Sequence[float]) -> Figure:
 
 
 def _interval(spread: Spread, places: int) -> str:
-    return "" if spread.low is None or spread.high is None else f"{number(spread.low, places)} to {number(spread.high, places)}"
+    """Student's interval is as far to one side as to the other."""
+    return "" if spread.high is None else f"± {number(spread.high - spread.mean, places)}"
 
 
 def reaching_rows(comparison: Comparison, target: float) -> list[ReachingRow]:
