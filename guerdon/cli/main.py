@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from guerdon import __version__
-from guerdon.cli import check, evaluate, generate, quickstart, report, run, score
+from guerdon.cli import check, compare, evaluate, generate, quickstart, report, run, score
 from guerdon.cli.common import run_command
 
 app = typer.Typer(
@@ -21,7 +21,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for verb in (quickstart.quickstart, run.run, check.check, generate.generate, score.score, evaluate.evaluate, report.report):
+VERBS = (
+    quickstart.quickstart,
+    run.run,
+    check.check,
+    compare.compare,
+    generate.generate,
+    score.score,
+    evaluate.evaluate,
+    report.report,
+)
+for verb in VERBS:
     app.command()(verb)
 
 

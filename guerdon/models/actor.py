@@ -15,6 +15,10 @@ from guerdon.models.evaluation import evaluate_logits, spread
 from guerdon.models.policy import Evaluation, Policy
 
 
+VALUE_HEAD = "value."
+"""What the names of a value head's weights begin with, in an `Actor`."""
+
+
 class ValueHead(nn.Module):
     """V(x, y_<t), linear in the decoder's hidden state; 0 everywhere to begin with.
 
