@@ -51,6 +51,7 @@ class RunLog:
         self._events: Any = None
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
+            self._mend()
 
     def metrics(self, stage: str, step: int, kind: str, values: Mapping[str, float]) -> None:
         """One line of ``metrics.jsonl``. A value that is not finite is written as null: JSON has no nan."""
@@ -109,6 +110,12 @@ class RunLog:
         if self._events is not None:
             self._events.close()
             self._events = None
+
+    def _mend(self) -> None:
+        """Drops a last line that a kill has cut short from the log that is not cut back to a checkpoint."""
+        path = self.folder / TIMINGS
+        if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
+            os.truncate(path, content.rfind(b"\n") + 1)
 
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         path = self.folder / name

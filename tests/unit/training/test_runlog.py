@@ -38,6 +38,16 @@ def test_each_line_says_stage_step_and_kind(log: RunLog) -> None:
     assert lines(log.folder / TIMINGS) == [{"stage": "finetune", "step": 3, "seconds": 0.25}]
 
 
+@pytest.mark.parametrize("kept", ["", '{"stage": "a", "seconds": 1.0}\n{"stage": "b"}\n'])
+def test_a_line_of_the_timings_that_a_kill_has_cut_short_is_dropped(kept: str, tmp_path: Path) -> None:
+    (tmp_path / TIMINGS).write_text(kept + '{"stage": "a", "sec', encoding="utf-8")
+    log = RunLog(tmp_path)
+    assert (tmp_path / TIMINGS).read_text("utf-8") == kept
+    log.timing("c", seconds=2.0)
+    RunLog(tmp_path)
+    assert (tmp_path / TIMINGS).read_text("utf-8") == kept + '{"stage": "c", "seconds": 2.0}\n'
+
+
 def test_what_is_not_finite_is_null(log: RunLog) -> None:
     log.metrics("s", 1, "train", {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 0.0})
     assert lines(log.folder / METRICS)[0] == {

@@ -1,0 +1,381 @@
+"""Runs of a recipe that are killed and taken up again, until what they leave can be compared with a run that nobody killed.
+
+Each attempt is a process of its own that does what ``guerdon run`` does, and each kill is a SIGKILL to it: the kernel ends it,
+and nothing of it (handlers, ``finally``, buffers, exit functions) runs again. To be cheap the processes are forked from a
+server that has imported torch but computed nothing and started no thread; from the fork on they share nothing with it.
+
+An instant is either a time, at which the process is killed from outside, or a file operation of the run, before which it kills
+itself: Python tells an audit hook of every file that is opened, renamed or removed, and guerdon does not know of it.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from guerdon.data.files import write_jsonl
+from guerdon.quickstart.corpus import build
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = ("pretrain", "finetune", "reinforce")
+LOGS = ("metrics.jsonl", "samples.jsonl", "timings.jsonl")
+# The kinds of file operations that `Operations` tells apart in a stage, in the order in which a stage comes by them.
+WRITE, RENAME, BEST, LOG, CUT, REMOVE, SWAP, STORE = "write", "rename", "best", "log", "cut", "remove", "swap", "store"
+PHASES = (WRITE, RENAME, BEST, LOG, CUT, REMOVE, SWAP, STORE)
+DIFFERS = {"timings.jsonl", "report.html", ".lock"}  # durations, the page that shows them, and an empty file
+PATIENCE = 120.0  # seconds after which an attempt is given up
+
+
+def write_recipe(folder: Path) -> Path:
+    """A tiny recipe of all stages with its records, in ``folder``; every stage keeps something beside its weights."""
+    for (name, size), examples in zip({"train": 40, "validation": 6}.items(), build(1), strict=False):
+        rows = ({"source": e.source, "references": list(e.references)} for e in examples[:size])
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    loop = {"validate_every": 4, "checkpoint_every": 2, "average_best": 2}
+    recipe: dict[str, Any] = {
+        "name": "killed",
+        "data": {"train": "train.jsonl", "validation": "validation.jsonl"},
+        "tokenizer": {"vocabulary_size": 400},
+        "model": {
+            "width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feed_forward": 24, "dropout": 0.2,
+            "max_source": 128, "max_target": 96,
+        },
+        "pretrain": {"references": True, "steps": 10, "batch": {"max_tokens": 600}, "max_length": 40, "loop": loop},
+        "finetune": {"steps": 10, "batch": {"max_tokens": 600}, "accumulation": 2, "loop": loop},
+        "reward": [{"type": "chrf"}],
+        "reinforce": {
+            "steps": 10, "sources_per_step": 6, "samples_per_source": 2, "limit": {"absolute": 8}, "mle_weight": 0.1,
+            "baseline": "running_mean", "normalisation": {"kind": "running"},
+            "loop": {**loop, "criterion": "reward", "higher_is_better": True},
+        },
+        "decoding": {"method": "greedy", "limit": {"absolute": 8}},
+        "evaluation": {"bootstrap": 100},
+        "controls": {"run": []},
+        "tensorboard": False,
+    }  # fmt: skip
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return path
+
+
+@dataclass(frozen=True)
+class Operation:
+    """The ``number``-th file operation of one kind that a process makes; ``stage`` may be "begin" or "evaluation" too."""
+
+    stage: str
+    phase: str
+    number: int = 1
+
+
+@dataclass(frozen=True)
+class Instant:
+    """When to kill.
+
+    Attributes:
+        seconds: from outside, so long after the start, or after ``operation`` is begun; None: the process kills itself there.
+        operation: the file operation before which, or after which, it is killed.
+        torn: half a line is left at the end of every log, as by a kill or a power cut amid the writing of a long one.
+    """
+
+    seconds: float | None = None
+    operation: Operation | None = None
+    torn: bool = False
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A kill that came in time: what the process was at."""
+
+    stage: str
+    phase: str
+
+
+class Operations:
+    """Tells what a run is at, by the file operations that its process is about to make."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.stage = folder, "begin"
+        self._emptied: Any = None  # the folder that `shutil.rmtree` is at: it names what it removes relative to that
+        self._moved: set[str] = set()
+
+    def of(self, event: str, arguments: tuple[Any, ...]) -> tuple[str, str] | None:
+        """Stage and phase of an audit event; None for what is no file operation of the run."""
+        if event not in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"):
+            return None
+        path = arguments[0]
+        if event == "shutil.rmtree":
+            self._emptied = path
+        elif event in ("os.remove", "os.rmdir") and arguments[1] >= 0:
+            path = self._emptied
+        if not isinstance(path, str | bytes | os.PathLike):
+            return None
+        try:
+            parts = Path(os.fsdecode(path)).relative_to(self.folder).parts
+        except ValueError:
+            return None
+        phase = self._phase(event, parts, arguments) if parts else None
+        return None if phase is None else (self.stage, phase)
+
+    def _phase(self, event: str, parts: tuple[str, ...], arguments: tuple[Any, ...]) -> str | None:
+        first, last = parts[0], parts[-1]
+        if first in LOGS:
+            mode = arguments[1] if event == "open" else None
+            return LOG if mode == "a" else CUT if mode == "r+" else None
+        if first == "checkpoints":
+            return self._of_checkpoint(event, parts)
+        stage = first.removeprefix(".").removesuffix(".partial")
+        if first == f".{stage}.partial":
+            self.stage = stage if stage in STAGES else self.stage
+            return STORE
+        if first == "outputs" or (event == "os.rename" and last.startswith(".evaluation.json")):
+            self.stage = "evaluation"
+            return WRITE
+        return WRITE if first.startswith(".") and self.stage == "begin" else None
+
+    def _of_checkpoint(self, event: str, parts: tuple[str, ...]) -> str | None:
+        if len(parts) < 3 or (event == "open" and parts[2] == "begun.json"):  # every stage's is read when a run begins
+            return None
+        self.stage, leaf = parts[1], parts[2]
+        step = f"{self.stage} {leaf.strip('.').split('.')[0]}"
+        if leaf == "best":
+            return BEST
+        if leaf.startswith("step-"):
+            self._moved |= {step} if event == "os.rename" else set()
+            return REMOVE if event == "os.rename" else None
+        if leaf.endswith(".removed"):
+            return REMOVE
+        if event == "os.rename" and leaf.endswith(".partial"):
+            return SWAP if step in self._moved else RENAME  # SWAP: the old one is away, the new one not yet there
+        return WRITE
+
+
+# --- in the process that is killed
+
+
+def work(arguments: list[str], folder: Path, complaints: Path, operation: Operation | None, told: Connection | None) -> None:
+    """What an attempt's process does: ``guerdon run``, its messages in a file.
+
+    Args:
+        arguments: of the command line.
+        folder: the run folder.
+        complaints: takes what it prints.
+        operation: where it kills itself, or tells of it.
+        told: is told of ``operation`` instead; at the end, of the operations that there were.
+    """
+    import guerdon
+
+    assert Path(str(guerdon.__file__)).is_relative_to(ROOT), f"another guerdon was imported: start in {ROOT}"
+    from guerdon.cli.main import answer
+
+    with complaints.open("wb") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    torch.set_num_threads(1)
+    operations, counts = Operations(folder), Counter[tuple[str, str]]()
+
+    def watch(event: str, given: tuple[Any, ...]) -> None:
+        found = operations.of(event, given)
+        if found is None:
+            return
+        counts[found] += 1
+        if operation is not None and Operation(*found, counts[found]) == operation:
+            if told is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            else:
+                told.send(None)
+
+    sys.addaudithook(watch)
+    code = answer(arguments)
+    if told is not None:
+        told.send(counts)
+    sys.exit(code)
+
+
+# --- in the process that kills
+
+
+class Ordeal:
+    """One recipe, run whole once, and then killed again and again.
+
+    Args:
+        recipe: its file.
+        place: an empty folder to work in.
+        overrides: as given to ``--set``.
+        prepared: a run folder to begin from, e.g. one with the earlier stages finished; None begins with nothing.
+
+    Attributes:
+        seconds: that the run which nobody kills took.
+        counts: its file operations, by stage and phase.
+        compared: how many killed runs have ended like it.
+    """
+
+    def __init__(self, recipe: Path, place: Path, overrides: Sequence[str] = (), prepared: Path | None = None) -> None:
+        self.recipe, self.place, self.overrides, self.prepared = recipe, place.resolve(), list(overrides), prepared
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["guerdon.pipeline.execute", "guerdon.cli.main", "torch._dynamo"])
+        first = self._context.Process(target=int)
+        first.start()  # and with it the server, whose imports the first run shall not wait for
+        first.join()
+        first.close()
+        self.counts: Mapping[tuple[str, str], int] = {}
+        self.compared, self._begun = 0, False
+        self.whole, self.folder = self.place / "whole", self.place / "cut"
+        began = time.monotonic()
+        self._attempt(self.whole, None)
+        self.seconds = time.monotonic() - began
+
+    def kill(self, instant: Instant) -> Hit | None:
+        """Begins the run, or takes it up, and kills it; None where it ended before.
+
+        A run that ended before is compared, and the next try begins with nothing: there, every operation that was counted
+        is come by.
+        """
+        for _ in range(2):
+            hit = self._attempt(self.folder, instant)
+            if hit is not None:
+                return hit
+            self._compare()
+        return None
+
+    def finish(self) -> None:
+        """Takes up the run that was killed last, lets it end, and compares."""
+        if self._begun:
+            self._attempt(self.folder, None)
+            self._compare()
+
+    def _attempt(self, folder: Path, instant: Instant | None) -> Hit | None:
+        if self.prepared is not None and not folder.exists():
+            shutil.copytree(self.prepared, folder)
+        before = _files(folder)
+        arguments = ["run", str(self.recipe), "--folder", str(folder), "--json"]
+        arguments += [word for override in self.overrides for word in ("--set", override)]
+        operation = None if instant is None else instant.operation
+        hear, told = self._context.Pipe(duplex=False)
+        tells = instant is None or instant.seconds is not None
+        complaints = self.place / "complaints.txt"
+        process = self._context.Process(target=work, args=(arguments, folder, complaints, operation, told if tells else None))
+        process.start()
+        told.close()
+        self._begun = folder == self.folder
+        if instant is None:
+            counts = hear.recv() if hear.poll(PATIENCE) else {}
+            self.counts = self.counts or counts
+        elif instant.seconds is not None:
+            if operation is not None and hear.poll(PATIENCE):
+                _received(hear)
+            process.join(instant.seconds)
+            process.kill()
+        process.join(PATIENCE)
+        code = process.exitcode
+        assert code in (0, -signal.SIGKILL), f"exit code {code}: {complaints.read_text('utf-8')}"
+        assert code == 0 or instant is not None, "killed by somebody else"
+        process.close()
+        hear.close()
+        if code == 0 or instant is None:
+            return None
+        if instant.torn:
+            _tear(folder)
+        if operation is not None and instant.seconds is None:
+            return Hit(operation.stage, operation.phase)
+        return _where(before, _files(folder))
+
+    def _compare(self) -> None:
+        """Every file, and every byte of it; what a kill has left lying about is a difference too."""
+        whole, cut = (_contents(folder) for folder in (self.whole, self.folder))
+        differing = sorted(name for name in whole.keys() | cut.keys() if whole.get(name) != cut.get(name))
+        assert not differing, f"{self.folder} differs from {self.whole} in {', '.join(differing)}"
+        rows = [json.loads(line) for line in (self.folder / "timings.jsonl").read_text("utf-8").splitlines()]
+        assert {row["stage"] for row in rows} >= {"run", "evaluation"}
+        shutil.rmtree(self.folder)
+        self.compared, self._begun = self.compared + 1, False
+
+
+def _received(hear: Connection) -> None:
+    try:
+        hear.recv()
+    except EOFError:  # it has ended without coming by
+        return
+
+
+def _files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Time of the last change and length of every file and folder in a run folder, by its path."""
+    found = {}
+    for path in folder.rglob("*"):
+        stat = path.stat()
+        found[path.relative_to(folder).as_posix()] = (stat.st_mtime_ns, stat.st_size)
+    return found
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {
+        name: (folder / name).read_bytes() if (folder / name).is_file() else b""
+        for name in _files(folder)
+        if name not in DIFFERS
+    }
+
+
+def _where(before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]) -> Hit:
+    """What a process was at when it was killed from outside, by what it has left."""
+    stage = next((stage for stage in STAGES if f"{stage}/done.json" not in after), "evaluation")
+    new = {name for name, found in after.items() if before.get(name) != found}
+    if stage not in STAGES or not any(name.startswith("checkpoints/") for name in after):
+        return Hit(stage if stage not in STAGES else "begin", "work")
+    marks = {
+        WRITE: [name for name in new if name.startswith(f"checkpoints/{stage}/.step-") and ".partial" in name],
+        REMOVE: [name for name in new if name.startswith(f"checkpoints/{stage}/.step-") and ".removed" in name],
+        BEST: [name for name in new if name == f"checkpoints/{stage}/best/.partial"],
+        STORE: [name for name in new if name.startswith(f".{stage}.partial")],
+        "work": [name for name in new if name.startswith("checkpoints/") or name in LOGS],
+    }
+    return Hit(stage, next((phase for phase, left in marks.items() if left), "start"))
+
+
+def _tear(folder: Path) -> None:
+    for name in LOGS:
+        if (folder / name).is_file():
+            with (folder / name).open("ab") as file:
+                file.write(b'{"stage": "torn", "val')
+
+
+# --- which instants
+
+
+def at_each_phase(stages: Sequence[str] = STAGES, phases: Sequence[str] = PHASES) -> Iterator[Instant]:
+    """Early in each stage and in each of its phases, in the order in which a run comes by them.
+
+    Of the operations CUT the second one of a process that resumes is the cut of the second log, when the first is cut already;
+    the fourth operation WRITE falls between the first file of a checkpoint and the last.
+    """
+    numbers = {WRITE: 4, RENAME: 2, BEST: 2, LOG: 4, CUT: 2, REMOVE: 4, SWAP: 1, STORE: 3}
+    for stage in stages:
+        for phase in phases:
+            yield Instant(operation=Operation(stage, phase, numbers[phase]), torn=phase == LOG)
+
+
+def drawn(seed: int, ordeal: Ordeal) -> Iterator[Instant]:
+    """Without end, in turn: any time of the run; any of its file operations; soon after one that writes a checkpoint."""
+    source = random.Random(seed)
+    kinds = sorted(ordeal.counts)
+    while True:
+        yield Instant(source.uniform(0.0, ordeal.seconds))
+        stage, phase = source.choice(kinds)
+        number = source.randint(1, ordeal.counts[stage, phase])
+        yield Instant(operation=Operation(stage, phase, number), torn=source.random() < 0.25)
+        stage = source.choice([stage for stage, phase in kinds if phase == WRITE])
+        number = source.randint(1, ordeal.counts[stage, WRITE])
+        yield Instant(source.uniform(0.0, 0.005), Operation(stage, WRITE, number))

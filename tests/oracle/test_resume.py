@@ -1,0 +1,76 @@
+"""SIGKILL at any instant, then the same command again: every byte of the run equals that of a run that nobody killed.
+
+Which instants are random differs from one machine and hour to the next, what comes out at the end must not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from helpers.kills import BEST, LOG, PHASES, STAGES, STORE, SWAP, WRITE, Hit, Instant, Operation, Ordeal, at_each_phase, drawn
+from helpers.kills import write_recipe
+
+RANDOM = 21  # kills
+
+# Options of reinforcement that keep something else from step to step, or nothing, than those of the tiny recipe.
+VARIANTS = {
+    "leave one out": ["reinforce.baseline=leave_one_out", "reinforce.normalisation.kind=batch"],
+}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recipe(tmp_path_factory.mktemp("recipe"))
+
+
+@pytest.fixture(scope="module")
+def ordeal(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Ordeal:
+    return Ordeal(recipe, tmp_path_factory.mktemp("ordeal"))
+
+
+def show(hits: Counter[Hit]) -> None:
+    print(f"{hits.total()} kills: " + ", ".join(f"{n} × {hit.stage}/{hit.phase}" for hit, n in sorted(hits.items(), key=repr)))
+
+
+def test_a_run_that_is_killed_in_every_phase_of_every_stage_ends_as_one_that_was_not(ordeal: Ordeal) -> None:
+    hits: Counter[Hit] = Counter()
+    for instant in at_each_phase():
+        assert instant.operation is not None
+        assert ordeal.kill(instant) == Hit(instant.operation.stage, instant.operation.phase)
+        hits[Hit(instant.operation.stage, instant.operation.phase)] += 1
+    ordeal.finish()
+    show(hits)
+    assert set(hits) == {Hit(stage, phase) for stage in STAGES for phase in PHASES}
+
+
+def test_a_run_that_is_killed_at_random_instants_ends_as_one_that_was_not(ordeal: Ordeal) -> None:
+    hits: Counter[Hit] = Counter()
+    before = ordeal.compared
+    for number, instant in enumerate(drawn(1, ordeal)):
+        hit = ordeal.kill(instant)
+        hits += Counter([hit] if hit is not None else [])
+        assert number < 5 * RANDOM, "the runs end before they can be killed"
+        if hits.total() == RANDOM:
+            break
+    ordeal.finish()
+    show(hits)
+    assert ordeal.compared > before
+
+
+@pytest.fixture(scope="module")
+def prepared(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder in which all is done but reinforcement."""
+    return Ordeal(recipe, tmp_path_factory.mktemp("prepared"), ["reinforce=null"]).whole
+
+
+@pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS)
+def test_every_variant_of_reinforcement_is_taken_up(
+    overrides: list[str], recipe: Path, prepared: Path, tmp_path: Path
+) -> None:
+    ordeal = Ordeal(recipe, tmp_path, overrides, prepared)
+    for instant in at_each_phase(["reinforce"], [WRITE, BEST, LOG, SWAP, STORE]):
+        assert ordeal.kill(instant) is not None
+    ordeal.finish()
+    assert ordeal.compared >= 1
