@@ -80,7 +80,8 @@ def _judgement(comparison: Comparison) -> Hashable:
     """Equal for two records that say the same; ranks 1, 2 say what 1, 3 say."""
     places = {rank: place for place, rank in enumerate(sorted(set(comparison.ranks)))}
     order = sorted((places[rank], text) for rank, text in zip(comparison.ranks, comparison.outputs, strict=True))
-    return comparison.source, tuple(order), comparison.aspect, comparison.annotator, comparison.weight, repr(sorted(comparison.meta.items()))
+    others = repr(sorted(comparison.meta.items()))
+    return comparison.source, tuple(order), comparison.aspect, comparison.annotator, comparison.weight, others
 
 
 def split_by_source(
