@@ -102,7 +102,7 @@ def read_comparisons(
         fields: how the file names its fields; by default as `ComparisonFields` does.
         on_error: "stop" raises at the first bad record; "skip" leaves it out and keeps it in ``skipped``.
         limit: reads no further than this many comparisons.
-        empty_outputs: whether an output may be empty, as one that a model wrote may; otherwise that is a bad record.
+        empty_outputs: whether an output may be blank, as one that a model wrote may; otherwise that is a bad record.
 
     Raises:
         DataError: a bad record, or, whatever ``on_error`` says, a file that cannot be read or holds no good record.
@@ -160,7 +160,8 @@ class _Cells:
         return default if blank else number_of(value, self.where(name), noun)
 
     def output(self, value: Any, where: str, may_be_empty: bool) -> str:
-        return "" if value == "" and may_be_empty else text_of(value, where, "output")
+        blank = isinstance(value, str) and not value.strip()
+        return str(value) if blank and may_be_empty else text_of(value, where, "output")
 
     def list(self, name: str) -> list[Any]:
         if not isinstance(value := self.needed(name), list):

@@ -37,6 +37,7 @@ from guerdon.objectives.policy_gradient import kl_loss, reinforce_loss
 from guerdon.rewards.base import Reward
 from guerdon.rewards.normalise import Normaliser
 from guerdon.training.around import surroundings
+from guerdon.training.checkpoint import add_weights
 from guerdon.training.loop import Loop, Outcome
 from guerdon.training.precision import autocast
 from guerdon.training.progress import Progressing
@@ -67,8 +68,7 @@ class Reinforce:
     def fingerprint(self) -> str:
         """See `Trainee`: the options, the examples, and the anchor, which on resuming must be the one it began with."""
         digest = hashlib.sha256()
-        for weight in self.anchor.parameters():
-            digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        add_weights(digest, self.anchor.parameters())
         for example in [*self.prompts.examples, *self.watch.validation.examples]:
             digest.update(repr((example.source, example.references)).encode())
         return f"{getattr(self.model, 'options', '')} {self.config} {self.reward.name} {digest.hexdigest()}"

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,14 @@ from guerdon.training.trainee import LoopOptions
 Corruption = Callable[[int, Batch], Batch]
 Validate = Callable[[Generator], Mapping[str, float]]
 _VALIDATION_TOKENS = 8192  # of a validation batch; forward only
+
+
+class HasLengths(Protocol):
+    """What batches are cut from."""
+
+    def lengths(self) -> tuple[list[int], list[int]]:
+        """The tokens of each source and of its target."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class SupervisedOptions:
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ConfigurationError(f"{self.label_smoothing} is not a share", where="label_smoothing", cure="0 to below 1")
 
-    def total_steps(self, pairs: Pairs, seed: int) -> int:
+    def total_steps(self, pairs: HasLengths, seed: int) -> int:
         """The optimiser steps of the whole stage."""
         if self.steps is not None:
             return self.steps

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from guerdon.errors import ConfigurationError
 
-_HIGHER_IS_BETTER = {"nll": False, "kl": False, "reward": True, "bleu": True, "chrf": True}
+_HIGHER_IS_BETTER = {
+    **dict.fromkeys(("nll", "loss", "kl"), False),
+    **dict.fromkeys(("reward", "accuracy", "margin", "bleu", "chrf"), True),
+}
 
 
 @dataclass(frozen=True)
