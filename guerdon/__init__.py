@@ -26,6 +26,8 @@ from guerdon.errors import (
 
 if TYPE_CHECKING:
     from guerdon import metrics, rewards
+    from guerdon.data.comparisons import Comparison, Rating
+    from guerdon.data.judgements import read_comparisons, read_ratings
     from guerdon.data.records import Example, read_examples
     from guerdon.data.tokenizer import Tokenizer
     from guerdon.generator import Generator, Output, load
@@ -39,6 +41,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CapabilityError",
     "CheckpointError",
+    "Comparison",
     "ConfigurationError",
     "DataError",
     "Example",
@@ -49,6 +52,7 @@ __all__ = [
     "MissingExtraError",
     "Output",
     "PretrainConfig",
+    "Rating",
     "ReinforceConfig",
     "RewardError",
     "Tokenizer",
@@ -58,25 +62,31 @@ __all__ = [
     "load",
     "metrics",
     "pretrain",
+    "read_comparisons",
     "read_examples",
+    "read_ratings",
     "reinforce",
     "rewards",
 ]
 
 # Where each name that is imported on first use lives; None for a room of guerdon that is public as a whole.
 _HOMES = {
+    "Comparison": "guerdon.data.comparisons",
     "Example": "guerdon.data.records",
     "FinetuneConfig": "guerdon.stages.finetune",
     "Generator": "guerdon.generator",
     "Output": "guerdon.generator",
     "PretrainConfig": "guerdon.stages.pretrain",
+    "Rating": "guerdon.data.comparisons",
     "ReinforceConfig": "guerdon.training.reinforcement",
     "Tokenizer": "guerdon.data.tokenizer",
     "finetune": "guerdon.stages.finetune",
     "load": "guerdon.generator",
     "metrics": None,
     "pretrain": "guerdon.stages.pretrain",
+    "read_comparisons": "guerdon.data.judgements",
     "read_examples": "guerdon.data.records",
+    "read_ratings": "guerdon.data.judgements",
     "reinforce": "guerdon.stages.reinforce",
     "rewards": None,
 }

@@ -14,7 +14,6 @@ from guerdon.data.padded import Padded
 from guerdon.models.evaluation import evaluate_logits, spread
 from guerdon.models.policy import Evaluation, Policy
 
-
 VALUE_HEAD = "value."
 """What the names of a value head's weights begin with, in an `Actor`."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -16,8 +16,8 @@ from guerdon.generator import Generator, Output
 from guerdon.metrics.base import MeanMetric
 from guerdon.metrics.chrf import Chrf
 from guerdon.metrics.slots import SlotPatterns, slot_errors
-from guerdon.rewards.base import Judged, Judgement, Part, Reward
-from guerdon.rewards.normalise import Normaliser, NormaliserOptions
+from guerdon.rewards.base import Judged, Reward
+from guerdon.rewards.normalise import NormaliserOptions, comparable_rewards
 from guerdon.training.progress import Progressing
 
 LABELS = {
@@ -131,21 +131,11 @@ class Writer:
         """The reward of every sample, parts weighed as in training."""
         assert self.reward is not None, "the recipe validates that best_of_n has a reward"
         flat = [(example, output) for example, group in zip(self.examples, samples, strict=True) for output in group]
-        parts: list[Judgement] = []
+        judged = []
         for first in range(0, len(flat), 1024):
             chunk = flat[first : first + 1024]
-            judged = self._judged([e for e, _ in chunk], [o.text for _, o in chunk], [o.finished for _, o in chunk])
-            parts.append(self.reward.judge(judged))
-        whole = Judgement({name: joined([judgement.parts[name] for judgement in parts]) for name in parts[0].parts})
-        options = self.normalisation if self.normalisation.kind == "none" else replace(self.normalisation, kind="batch")
-        groups = torch.zeros(len(flat), dtype=torch.int64)
-        rewards, _ = Normaliser(options).apply(whole, groups)
-        return rewards
-
-
-def joined(parts: Sequence[Part]) -> Part:
-    """Parts of successive samples as one."""
-    return replace(parts[0], scores=torch.cat([p.scores for p in parts]), applies=torch.cat([p.applies for p in parts]))
+            judged.append(self._judged([e for e, _ in chunk], [o.text for _, o in chunk], [o.finished for _, o in chunk]))
+        return comparable_rewards([self.reward.judge(part) for part in judged], self.normalisation)[0]
 
 
 def describe(options: DecodingOptions) -> str:

@@ -6,7 +6,8 @@ Axes: n samples of one optimiser step; groups number the sample groups (the outp
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -192,3 +193,27 @@ def _group_moments(part: Part, groups: Tensor) -> tuple[Tensor, Tensor]:
     count = sums(weight).clamp(min=1)
     mean = sums(weight * scores) / count
     return mean, (sums(weight * (scores - mean[groups]).square()) / count).sqrt()
+
+
+def comparable_rewards(judgements: Sequence[Judgement], options: NormaliserOptions) -> tuple[Tensor, Tensor]:
+    """The rewards of outputs that are chosen from, not trained on: parts on one scale over all of them.
+
+    Args:
+        judgements: of successive samples, n in all.
+        options: as in training; moments are those of these samples, unless the kind is "none".
+
+    Returns:
+        Rewards, float32 [n], and kept, bool [n], as `Normaliser.apply` gives them.
+
+    Raises:
+        RewardError: where a part does not apply to a sample and nothing centres it.
+    """
+    whole = Judgement({name: joined([judgement.parts[name] for judgement in judgements]) for name in judgements[0].parts})
+    options = options if options.kind == "none" else replace(options, kind="batch")
+    size = len(next(iter(whole.parts.values())).scores)
+    return Normaliser(options).apply(whole, torch.zeros(size, dtype=torch.int64))
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """Parts of successive samples as one."""
+    return replace(parts[0], scores=torch.cat([p.scores for p in parts]), applies=torch.cat([p.applies for p in parts]))

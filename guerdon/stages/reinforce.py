@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from guerdon.data.batches import source_batches
@@ -26,6 +25,7 @@ from guerdon.objectives.likelihood import label_smoothed_nll
 from guerdon.rewards.base import Reward
 from guerdon.rewards.shaping import check_shaping, judge_prefixes
 from guerdon.training.around import surroundings
+from guerdon.training.checkpoint import add_weights
 from guerdon.training.holding import EntropyController, move_anchor
 from guerdon.training.loop import Loop, Outcome
 from guerdon.training.monitors import Alarm, Monitors
@@ -72,8 +72,7 @@ class Reinforce:
     def fingerprint(self) -> str:
         """See `Trainee`: the options, the examples, and the anchor, which on resuming must be the one it began with."""
         digest = hashlib.sha256()
-        for weight in self.anchor.parameters():
-            digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        add_weights(digest, self.anchor.parameters())
         for example in [*self.prompts.examples, *self.watch.validation.examples]:
             digest.update(repr((example.source, example.references)).encode())
         return f"{getattr(self.generator.policy, 'options', '')} {self.config} {self.reward.name} {digest.hexdigest()}"

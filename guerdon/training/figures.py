@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from guerdon.errors import ConfigurationError
 
-_HIGHER_IS_BETTER = {"nll": False, "kl": False, "reward": True, "bleu": True, "chrf": True}
+_HIGHER_IS_BETTER = {
+    **dict.fromkeys(("nll", "loss", "kl"), False),
+    **dict.fromkeys(("reward", "accuracy", "margin", "bleu", "chrf"), True),
+}
 
 
 def check_direction(name: str, higher_is_better: bool, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -106,3 +107,38 @@ class Trainee(Protocol):
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes back what `state` gave."""
         ...
+
+
+class PlainTrainee(ABC):
+    """What stages share that make one update a step from data alone: nothing to watch, and no state but the step."""
+
+    @abstractmethod
+    def losses(self, step: int) -> Iterator[Tensor]:
+        """The losses of the step's only update, micro-batch by micro-batch."""
+
+    def updates(self, step: int) -> Iterator[Iterator[Tensor]]:
+        """See `Trainee`."""
+        yield self.losses(step)
+
+    def durations(self) -> Mapping[str, float]:
+        """See `Trainee`."""
+        return {}
+
+    def observe(self, step: int, kind: Literal["train", "validation"], figures: Mapping[str, float]) -> Sequence[Alarm]:
+        """See `Trainee`: the monitors are for rewards."""
+        return []
+
+    def stop_reason(self) -> str | None:
+        """See `Trainee`."""
+        return None
+
+    def samples(self) -> Sequence[Mapping[str, Any]]:
+        """See `Trainee`."""
+        return []
+
+    def state(self) -> dict[str, Any]:
+        """See `Trainee`: the step alone says where in the data it is."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """See `Trainee`."""

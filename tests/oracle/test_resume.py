@@ -9,8 +9,20 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from helpers.kills import BEST, LOG, PHASES, STAGES, STORE, SWAP, WRITE, Hit, Instant, Operation, Ordeal, at_each_phase, drawn
-from helpers.kills import write_recipe
+from helpers.kills import (
+    BEST,
+    LOG,
+    PHASES,
+    STAGES,
+    STORE,
+    SWAP,
+    WRITE,
+    Hit,
+    Ordeal,
+    at_each_phase,
+    drawn,
+    write_recipe,
+)
 
 RANDOM = 21  # kills
 
@@ -66,9 +78,7 @@ def prepared(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS)
-def test_every_variant_of_reinforcement_is_taken_up(
-    overrides: list[str], recipe: Path, prepared: Path, tmp_path: Path
-) -> None:
+def test_every_variant_of_reinforcement_is_taken_up(overrides: list[str], recipe: Path, prepared: Path, tmp_path: Path) -> None:
     ordeal = Ordeal(recipe, tmp_path, overrides, prepared)
     for instant in at_each_phase(["reinforce"], [WRITE, BEST, LOG, SWAP, STORE]):
         assert ordeal.kill(instant) is not None
