@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from guerdon import metrics, rewards
     from guerdon.data.records import Example, read_examples
     from guerdon.data.tokenizer import Tokenizer
+    from guerdon.evaluation.audit import AuditOptions, audit
+    from guerdon.evaluation.requirements import Requirement
     from guerdon.generator import Generator, Output, load
     from guerdon.stages.finetune import FinetuneConfig, finetune
     from guerdon.stages.pretrain import PretrainConfig, pretrain
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AuditOptions",
     "CapabilityError",
     "CheckpointError",
     "ConfigurationError",
@@ -50,10 +53,12 @@ __all__ = [
     "Output",
     "PretrainConfig",
     "ReinforceConfig",
+    "Requirement",
     "RewardError",
     "Tokenizer",
     "TrainingError",
     "__version__",
+    "audit",
     "finetune",
     "load",
     "metrics",
@@ -65,13 +70,16 @@ __all__ = [
 
 # Where each name that is imported on first use lives; None for a room of guerdon that is public as a whole.
 _HOMES = {
+    "AuditOptions": "guerdon.evaluation.audit",
     "Example": "guerdon.data.records",
     "FinetuneConfig": "guerdon.stages.finetune",
     "Generator": "guerdon.generator",
     "Output": "guerdon.generator",
     "PretrainConfig": "guerdon.stages.pretrain",
     "ReinforceConfig": "guerdon.training.reinforcement",
+    "Requirement": "guerdon.evaluation.requirements",
     "Tokenizer": "guerdon.data.tokenizer",
+    "audit": "guerdon.evaluation.audit",
     "finetune": "guerdon.stages.finetune",
     "load": "guerdon.generator",
     "metrics": None,

@@ -1,7 +1,7 @@
 """The audit of a reward: tested on probes built from real records, before anybody trains on it.
 
-For every source one reference is drawn, and each probe (`guerdon.evaluation.probes`) is set against it. Both are judged with the
-**other** references of the source, so that a reward that reads references does not see the text that it judges.
+For every source one reference is drawn, and each probe (`guerdon.evaluation.probes`) is set against it. Both are judged with
+the **other** references of the source, so that a reward that reads references does not see the text that it judges.
 """
 
 from __future__ import annotations
@@ -65,8 +65,9 @@ def audit(
     """Tests a reward on probes built from records.
 
     >>> import guerdon
-    >>> examples = [guerdon.Example(f"name[{n}]", (f"{n} is a pub.", f"There is a pub called {n}.")) for n in ("Zizzi", "Cotto")]
-    >>> silent = guerdon.rewards.WordFrequency.from_texts([r for e in examples for r in e.references], reduction="sum")
+    >>> texts = {"Zizzi, pub": ("Zizzi is a pub.", "A pub called Zizzi."), "Cotto, pub": ("Cotto is a pub.", "The pub Cotto.")}
+    >>> examples = [guerdon.Example(source, references) for source, references in texts.items()]
+    >>> silent = guerdon.rewards.WordFrequency.from_texts(sum(texts.values(), ()), reduction="sum")
     >>> guerdon.audit(silent, examples).total.probes["empty"].preferred.value
     1.0
 

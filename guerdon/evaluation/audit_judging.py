@@ -56,9 +56,9 @@ def judge_all(reward: Reward, judged: Judged, advance: Callable[[int], None] = l
 class Scale:
     """What training makes of raw parts: the weighted sum of the normalised ones (`guerdon.rewards.normalise`).
 
-    μ and σ are those of the references, as those of a policy that writes like them; of a part which gives all references the same
-    score, those of all judged texts, since such a part does not stay silent in training. Of "group", they are
-    those of the texts of each source. A reward of one part alone is not normalised: that changes no order.
+    μ and σ are those of the references, as those of a policy that writes like them; of a part that gives all references the
+    same score, those of all judged texts, since such a part does not stay silent in training. Of "group", they are those of
+    the texts of each source. A reward of one part alone is not normalised: that changes no order.
 
     Args:
         options: as training has them.

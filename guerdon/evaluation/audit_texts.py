@@ -61,9 +61,7 @@ class Subjects:
                 raise DataError("has no references", where=where, cure="give every record at least one reference")
         kept = list({example.source: example for example in reversed(examples)}.values())[::-1]
         if len(kept) < 2:
-            raise InputError(
-                f"{len(kept)} sources give no interval", where="audit", cure="give records of two sources or more"
-            )
+            raise InputError(f"{len(kept)} sources give no interval", where="audit", cure="give records of two sources or more")
         texts, seen = [], []
         for number, example in enumerate(kept):
             place = int(generator(seed, "audit: reference", number).integers(len(example.references)))
