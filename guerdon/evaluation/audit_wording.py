@@ -36,7 +36,8 @@ def percent(share: float) -> str:
 
 def findings(audit: Audit) -> list[Finding]:
     """The sentences at the top: what fools the reward, how it fails otherwise, and what it agrees with."""
-    told = [Finding(sentence, True) for sentence in fooled_by(audit.total)]
+    told = [Finding(f"Does not meet {listed(str(o.requirement) for o in audit.failed)}.", True)] if audit.failed else []
+    told += [Finding(sentence, True) for sentence in fooled_by(audit.total)]
     for part in audit.parts:
         bare = [PROBES[name].label for name, found in _worst(part) if found.fooled >= 0.5]
         if bare:

@@ -165,6 +165,8 @@ def shuffled(text: str, example: Example, corpus: Corpus, draws: Draws) -> str |
 def repeated_sentence(text: str, example: Example, corpus: Corpus, draws: Draws) -> str | None:
     """The reference with one of its sentences, drawn, said three times."""
     sentences, joiner = split_sentences(text), words_of(text)[1]
+    if not sentences:
+        return None
     chosen = int(draws.integers(len(sentences)))
     again = joiner + sentences[chosen].strip()
     return "".join([*sentences[: chosen + 1], *[again] * (_REPEATS - 1), *sentences[chosen + 1 :]])
