@@ -59,7 +59,10 @@ class Subjects:
             if not example.references:
                 where = f"record {number} ({example.source[:40]!r})"
                 raise DataError("has no references", where=where, cure="give every record at least one reference")
-        kept = list({example.source: example for example in reversed(examples)}.values())[::-1]
+        first: dict[str, Example] = {}
+        for example in examples:
+            first.setdefault(example.source, example)
+        kept = list(first.values())
         if len(kept) < 2:
             raise InputError(f"{len(kept)} sources give no interval", where="audit", cure="give records of two sources or more")
         texts, seen = [], []

@@ -11,8 +11,8 @@ from guerdon.evaluation.probes import PROBES
 from guerdon.evaluation.wording import listed, number, short, signed
 from guerdon.metrics.significance import Interval
 
-_WORTH_TELLING = 0.25  # of sources: a probe that fools a reward less often is told of in the table alone
-_NO_GAP = 0.1  # of the spread
+_OFTEN, _SOMETIMES = 0.2, 0.1  # of sources: a probe that fools a reward less often is told of in the table alone
+_NO_GAP = 0.5  # of the spread: a smaller mean gap hardly tells two texts apart, and then sometimes is worth telling
 _WITH_LENGTH = 0.3  # of a rank correlation
 
 
@@ -54,8 +54,16 @@ def fooled_by(scores: ScoreAudit) -> list[str]:
 
 
 def _worst(scores: ScoreAudit) -> list[tuple[str, Preference]]:
-    often = [(name, found) for name, found in scores.probes.items() if found.fooled >= _WORTH_TELLING]
-    return sorted(often, key=lambda pair: -pair[1].fooled)
+    told = [(name, found) for name, found in scores.probes.items() if _worth_telling(found)]
+    return sorted(told, key=lambda pair: -pair[1].fooled)
+
+
+def _worth_telling(found: Preference) -> bool:
+    return found.fooled >= (_SOMETIMES if _no_gap(found) else _OFTEN)
+
+
+def _no_gap(found: Preference) -> bool:
+    return found.gap is not None and abs(found.gap.value) < _NO_GAP
 
 
 def _sentence(label: str, found: Preference) -> str:
@@ -65,7 +73,7 @@ def _sentence(label: str, found: Preference) -> str:
     sentence = f"Prefers {label} to the reference for {percent(found.preferred.value)} of sources"
     if found.tied:
         sentence += f", and scores both alike for {percent(found.tied)}"
-    if found.gap is not None and abs(found.gap.value) < _NO_GAP:
+    if found.gap is not None and _no_gap(found):
         sentence += f"; it hardly tells the two apart (mean gap {signed(found.gap.value)} of its spread)"
     return f"{sentence}."
 
@@ -106,7 +114,7 @@ def _relations(audit: Audit) -> list[str]:
 
 
 def _rest(scores: ScoreAudit) -> str:
-    others = [found.fooled for found in scores.probes.values() if found.fooled < _WORTH_TELLING]
+    others = [found.fooled for found in scores.probes.values() if not _worth_telling(found)]
     if not others:
         return "There is no probe that it holds against."
     all_of_them = len(others) == len(scores.probes)

@@ -154,12 +154,18 @@ def other_reference(text: str, example: Example, corpus: Corpus, draws: Draws) -
 
 
 def shuffled(text: str, example: Example, corpus: Corpus, draws: Draws) -> str | None:
-    """The reference's words in another order."""
+    """The reference's words in another order; the first and the last stay in place, where those between can change theirs.
+
+    Subword tokenizers give a word at the beginning, without a space before it, another token than in the middle: moving it
+    would change more than the order.
+    """
     words, joiner = _words(text)
-    order = [words[place] for place in draws.permutation(len(words))]
-    if order == words:  # turned by one, an order changes unless all its words are alike
-        order = words[1:] + words[:1]
-    return joiner.join(order) if order != words else None
+    first, last = (1, len(words) - 1) if len(set(words[1:-1])) > 1 else (0, len(words))
+    inner = words[first:last]
+    order = [inner[place] for place in draws.permutation(len(inner))]
+    if order == inner:  # turned by one, an order changes unless all its words are alike
+        order = inner[1:] + inner[:1]
+    return joiner.join([*words[:first], *order, *words[last:]]) if order != inner else None
 
 
 def repeated_sentence(text: str, example: Example, corpus: Corpus, draws: Draws) -> str | None:
@@ -251,7 +257,7 @@ PROBES: dict[str, Probe] = {
         Probe("one_word", "a single word", "one word of the reference", one_word),
         Probe("source_copy", "a copy of the source", "the source itself", source_copy),
         Probe("other_reference", "a reference of another source", "good writing about something else", other_reference),
-        Probe("shuffled", "shuffled words", "the reference's words in another order", shuffled),
+        Probe("shuffled", "shuffled words", "the reference's words in another order, but for the first and the last", shuffled),
         Probe("repeated_sentence", "a repeated sentence", "one sentence of the reference three times", repeated_sentence),
         Probe("truncated", "a text cut in half", "the first half of the reference's words", truncated),
         Probe("doubled", "the text twice over", "the reference, and the reference again", doubled),

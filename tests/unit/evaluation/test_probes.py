@@ -70,6 +70,8 @@ def test_the_reference_of_another_source():
 
 def test_two_words_can_only_change_places():
     assert everything("shuffled", "a pub", Example("s", ("a pub",))) == {"pub a"}
+    assert everything("shuffled", "the cheap old pub", Example("s", ("the cheap old pub",))) == {"the old cheap pub"}
+    assert everything("shuffled", "a b b a", Example("s", ("a b b a",))) > {"a b a b", "b b a a"}
     assert made("shuffled", "pub pub", Example("s", ("pub pub",))) is None
     assert made("shuffled", "pub", Example("s", ("pub",))) is None
 
