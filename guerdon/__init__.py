@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from guerdon.data.judgements import read_comparisons, read_ratings
     from guerdon.data.records import Example, read_examples
     from guerdon.data.tokenizer import Tokenizer
+    from guerdon.evaluation.audit import AuditOptions, audit
+    from guerdon.evaluation.requirements import Requirement
     from guerdon.generator import Generator, Output, load
     from guerdon.stages.finetune import FinetuneConfig, finetune
     from guerdon.stages.pretrain import PretrainConfig, pretrain
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AuditOptions",
     "CapabilityError",
     "CheckpointError",
     "Comparison",
@@ -54,10 +57,12 @@ __all__ = [
     "PretrainConfig",
     "Rating",
     "ReinforceConfig",
+    "Requirement",
     "RewardError",
     "Tokenizer",
     "TrainingError",
     "__version__",
+    "audit",
     "finetune",
     "load",
     "metrics",
@@ -71,6 +76,7 @@ __all__ = [
 
 # Where each name that is imported on first use lives; None for a room of guerdon that is public as a whole.
 _HOMES = {
+    "AuditOptions": "guerdon.evaluation.audit",
     "Comparison": "guerdon.data.comparisons",
     "Example": "guerdon.data.records",
     "FinetuneConfig": "guerdon.stages.finetune",
@@ -79,7 +85,9 @@ _HOMES = {
     "PretrainConfig": "guerdon.stages.pretrain",
     "Rating": "guerdon.data.comparisons",
     "ReinforceConfig": "guerdon.training.reinforcement",
+    "Requirement": "guerdon.evaluation.requirements",
     "Tokenizer": "guerdon.data.tokenizer",
+    "audit": "guerdon.evaluation.audit",
     "finetune": "guerdon.stages.finetune",
     "load": "guerdon.generator",
     "metrics": None,

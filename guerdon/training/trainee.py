@@ -140,5 +140,5 @@ class PlainTrainee(ABC):
         """See `Trainee`: the step alone says where in the data it is."""
         return {}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027  (nothing to take back is what most mean)
         """See `Trainee`."""
