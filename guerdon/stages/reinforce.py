@@ -204,8 +204,11 @@ class Reinforce:
 
     def state(self) -> dict[str, Any]:
         """See `Trainee`: the moments of normalisation and baseline, and what the monitors follow."""
-        parts = {"normaliser": self.normaliser, "running_mean": self.running_mean, "monitors": self.monitors}
-        return {name: part.state_dict() for name, part in parts.items()}
+        return {
+            "normaliser": self.normaliser.state_dict(),
+            "running_mean": self.running_mean.state_dict(),
+            "monitors": self.monitors.state_dict(),
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """See `Trainee`."""
