@@ -167,7 +167,7 @@ class Monitors:
         finite = {name: value for name, value in watched.items() if math.isfinite(value)}
         for name, value in finite.items():
             self.tracks.setdefault(name, Track(options.window)).add(value)
-        found = {NOT_FINITE: _not_finite(watched)}
+        found: dict[str, Sign | None] = {NOT_FINITE: _not_finite(watched)}
         for name, measure in _OF_STEPS.items():
             limit = getattr(options, name)
             found[name] = None if limit is None else measure(self.tracks, limit)
