@@ -75,7 +75,7 @@ def _summed(trainee: Trainee, steps: Sequence[int]) -> tuple[list[Tensor], list[
     for step in steps:
         trainee.model.zero_grad(set_to_none=True)
         for loss in trainee.losses(step):
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         found = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
         squares.append(_dot(found, found))
         if not math.isfinite(squares[-1]):
