@@ -6,11 +6,27 @@ Which instants are random differs from one machine and hour to the next, what co
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.kills import BEST, LOG, PHASES, STAGES, STORE, SWAP, WRITE, Hit, Instant, Operation, Ordeal, at_each_phase, drawn
-from helpers.kills import write_recipe
+from helpers.kills import (
+    BEST,
+    LOG,
+    PHASES,
+    REMOVE,
+    STAGES,
+    STORE,
+    SWAP,
+    WRITE,
+    Hit,
+    Instant,
+    Operation,
+    Ordeal,
+    at_each_phase,
+    drawn,
+    write_recipe,
+)
 
 RANDOM = 21  # kills
 
@@ -40,6 +56,9 @@ def test_a_run_that_is_killed_in_every_phase_of_every_stage_ends_as_one_that_was
         assert instant.operation is not None
         assert ordeal.kill(instant) == Hit(instant.operation.stage, instant.operation.phase)
         hits[Hit(instant.operation.stage, instant.operation.phase)] += 1
+        if instant.operation.phase == WRITE:
+            (partial,) = (ordeal.folder / "checkpoints" / instant.operation.stage).glob(".step-*.partial")
+            assert {path.name for path in partial.iterdir()} == {"model.safetensors", "optimiser.safetensors"}
     ordeal.finish()
     show(hits)
     assert set(hits) == {Hit(stage, phase) for stage in STAGES for phase in PHASES}
@@ -63,6 +82,29 @@ def test_a_run_that_is_killed_at_random_instants_ends_as_one_that_was_not(ordeal
 def prepared(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder in which all is done but reinforcement."""
     return Ordeal(recipe, tmp_path_factory.mktemp("prepared"), ["reinforce=null"]).whole
+
+
+@pytest.fixture(scope="module")
+def edge(recipe: Path, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Ordeal:
+    return Ordeal(recipe, tmp_path_factory.mktemp("edge"), prepared=prepared)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        Operation("begin", WRITE, 2),  # a small file is written beside the one that it replaces
+        Operation("reinforce", SWAP),  # the first checkpoint of all is away, and its successor not yet there
+        Operation("reinforce", BEST, -1),
+        Operation("reinforce", REMOVE, -1),  # after it no checkpoint is written that would clear up
+        Operation("evaluation", WRITE, -1),
+    ],
+    ids=lambda operation: f"{operation.stage} {operation.phase}",
+)
+def test_one_kill_at_the_edge_of_a_stage_leaves_no_mark(operation: Operation, edge: Ordeal) -> None:
+    """Numbers below 0 count from the last operation of that kind."""
+    number = operation.number % (edge.counts[operation.stage, operation.phase] + 1)
+    assert edge.kill(Instant(operation=replace(operation, number=number))) is not None
+    edge.finish()
 
 
 @pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS)
