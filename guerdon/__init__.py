@@ -26,8 +26,12 @@ from guerdon.errors import (
 
 if TYPE_CHECKING:
     from guerdon import metrics, rewards
+    from guerdon.data.comparisons import Comparison, Rating
+    from guerdon.data.judgements import read_comparisons, read_ratings
     from guerdon.data.records import Example, read_examples
     from guerdon.data.tokenizer import Tokenizer
+    from guerdon.evaluation.audit import AuditOptions, audit
+    from guerdon.evaluation.requirements import Requirement
     from guerdon.generator import Generator, Output, load
     from guerdon.stages.finetune import FinetuneConfig, finetune
     from guerdon.stages.pretrain import PretrainConfig, pretrain
@@ -37,8 +41,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AuditOptions",
     "CapabilityError",
     "CheckpointError",
+    "Comparison",
     "ConfigurationError",
     "DataError",
     "Example",
@@ -49,34 +55,46 @@ __all__ = [
     "MissingExtraError",
     "Output",
     "PretrainConfig",
+    "Rating",
     "ReinforceConfig",
+    "Requirement",
     "RewardError",
     "Tokenizer",
     "TrainingError",
     "__version__",
+    "audit",
     "finetune",
     "load",
     "metrics",
     "pretrain",
+    "read_comparisons",
     "read_examples",
+    "read_ratings",
     "reinforce",
     "rewards",
 ]
 
 # Where each name that is imported on first use lives; None for a room of guerdon that is public as a whole.
 _HOMES = {
+    "AuditOptions": "guerdon.evaluation.audit",
+    "Comparison": "guerdon.data.comparisons",
     "Example": "guerdon.data.records",
     "FinetuneConfig": "guerdon.stages.finetune",
     "Generator": "guerdon.generator",
     "Output": "guerdon.generator",
     "PretrainConfig": "guerdon.stages.pretrain",
+    "Rating": "guerdon.data.comparisons",
     "ReinforceConfig": "guerdon.training.reinforcement",
+    "Requirement": "guerdon.evaluation.requirements",
     "Tokenizer": "guerdon.data.tokenizer",
+    "audit": "guerdon.evaluation.audit",
     "finetune": "guerdon.stages.finetune",
     "load": "guerdon.generator",
     "metrics": None,
     "pretrain": "guerdon.stages.pretrain",
+    "read_comparisons": "guerdon.data.judgements",
     "read_examples": "guerdon.data.records",
+    "read_ratings": "guerdon.data.judgements",
     "reinforce": "guerdon.stages.reinforce",
     "rewards": None,
 }

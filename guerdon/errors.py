@@ -17,6 +17,9 @@ A message is one line that says what is wrong, where, and how to cure it.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class GuerdonError(Exception):
     """The root of the tree.
@@ -78,3 +81,10 @@ class MissingExtraError(InputError):
             f"{purpose} needs the package {package}, which is not installed",
             cure=f"run: pip install 'guerdon[{extra}]'",
         )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The cure for a name that does not exist: the nearest one that does, else all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names)}"

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from guerdon import __version__
-from guerdon.cli import check, evaluate, generate, quickstart, report, run, score
+from guerdon.cli import audit, check, compare, evaluate, generate, quickstart, report, run, score
 from guerdon.cli.common import run_command
 
 app = typer.Typer(
@@ -21,7 +21,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for verb in (quickstart.quickstart, run.run, check.check, generate.generate, score.score, evaluate.evaluate, report.report):
+VERBS = (
+    quickstart.quickstart,
+    run.run,
+    check.check,
+    generate.generate,
+    score.score,
+    audit.audit,
+    evaluate.evaluate,
+    compare.compare,
+    report.report,
+)
+for verb in VERBS:
     app.command()(verb)
 
 
@@ -39,7 +50,13 @@ def answer(arguments: Sequence[str]) -> int:
     """Runs a command line and returns its exit code."""
     plain = [argument for argument in arguments if argument != "--debug"]
     debug = len(plain) < len(arguments) or bool(os.environ.get("GUERDON_DEBUG"))
-    return run_command(lambda: app(plain, standalone_mode=False), debug)
+
+    def command() -> None:
+        stopped = app(plain, standalone_mode=False)  # hands back the code of a typer.Exit
+        if stopped:
+            raise typer.Exit(stopped)
+
+    return run_command(command, debug)
 
 
 def main() -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from guerdon.data.lines import BadRow, Row, check_file, kind_of, place, read_lines
-from guerdon.data.rows import kind_of_value, read_rows, scan_rows
+from guerdon.data.fields import OnError, Skipped, check_limit, id_of, missing, read_checked, text_of, texts_of
+from guerdon.data.lines import Row, check_file, kind_of, place, read_lines
+from guerdon.data.rows import read_rows
 from guerdon.errors import ConfigurationError, DataError
-
-OnError = Literal["stop", "skip"]
 
 
 @dataclass(frozen=True)
@@ -60,15 +57,6 @@ class FieldMap:
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A record that was left out: its line, why, and its text."""
-
-    line: int
-    reason: str
-    text: str
-
-
-@dataclass(frozen=True)
 class Records:
     """What a file holds: its examples in order, and the records that were left out."""
 
@@ -98,98 +86,39 @@ def read_examples(
         ConfigurationError: an unknown ``on_error``, or a limit below 1.
         MissingExtraError: a Parquet file without pyarrow.
     """
-    if on_error not in ("stop", "skip"):
-        raise ConfigurationError(f"unknown value {on_error!r}", where="on_error", cure="choose stop or skip")
-    _check_limit(limit)
-    path, fields = Path(path), fields or FieldMap()
-    examples, skipped = list[Example](), list[Skipped]()
-    for row in scan_rows(path):
-        try:
-            examples.append(_example(row, fields, needs_references, path))
-        except DataError as error:
-            if on_error == "stop":
-                raise
-            skipped.append(Skipped(row.line, str(error), _text_of(row)))
-        if len(examples) == limit:
-            break
-    if not examples:
-        what = f"none of the {len(skipped)} records can be used; the first: {skipped[0].reason}"
-        raise DataError(what, where=str(path), cure="correct the file or the names of the fields")
-    return Records(examples, skipped)
+    names = fields or FieldMap()
+
+    def parse(row: Row) -> list[Example]:
+        return [_example(row, names, needs_references, Path(path))]
+
+    return Records(*read_checked(Path(path), parse, on_error, limit))
 
 
-def _text_of(row: Row | BadRow) -> str:
-    return row.text if isinstance(row, BadRow) else json.dumps(row.fields, ensure_ascii=False)
-
-
-def _check_limit(limit: int | None) -> None:
-    if limit is not None and limit < 1:
-        raise ConfigurationError(f"{limit} is below 1", where="limit", cure="leave it out to read everything")
-
-
-def _example(row: Row | BadRow, fields: FieldMap, needs_references: bool, path: Path) -> Example:
-    if isinstance(row, BadRow):
-        raise row.error
-
+def _example(row: Row, fields: FieldMap, needs_references: bool, path: Path) -> Example:
     def where(name: str) -> str:
         return place(path, row.line, name)
 
     if fields.source not in row.fields:
-        raise _missing(fields.source, row.fields, place(path, row.line))
-    source = _text(row.fields[fields.source], where(fields.source), "source")
+        raise missing(fields.source, row.fields, place(path, row.line))
+    source = text_of(row.fields[fields.source], where(fields.source), "source")
     references = tuple(_references(row, fields, needs_references, path))
     used = {fields.source, fields.id, *fields.reference_fields}
     meta = {name: value for name, value in row.fields.items() if name not in used}
-    return Example(source, references, _id(row.fields.get(fields.id), where(fields.id)), meta)
-
-
-def _missing(name: str, fields: Mapping[str, Any], where: str) -> DataError:
-    near = difflib.get_close_matches(name, fields, 1)
-    there = ", ".join(repr(other) for other in list(fields)[:12]) + (", ..." if len(fields) > 12 else "")
-    cure = f"did you mean {near[0]!r}? Map it in the fields" if near else "map the fields to these names"
-    return DataError(f"no field {name!r}; it has {there or 'no fields'}", where=where, cure=cure)
-
-
-def _text(value: Any, where: str, noun: str) -> str:
-    """A text that is one: a string with something in it and no NUL."""
-    if not isinstance(value, str):
-        raise DataError(f"{kind_of_value(value)} where a text is needed", where=where, cure="make it a text")
-    if not value.strip():
-        raise DataError(f"the {noun} is {'blank' if value else 'empty'}", where=where, cure="fill it in or take the record out")
-    if "\0" in value:
-        raise DataError(f"a NUL character at character {value.index(chr(0)) + 1}", where=where, cure="take it out")
-    return value
-
-
-def _id(value: Any, where: str) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    raise DataError(f"{kind_of_value(value)} where an id is needed", where=where, cure="make it a text or a whole number")
+    return Example(source, references, id_of(row.fields.get(fields.id), where(fields.id)), meta)
 
 
 def _references(row: Row, fields: FieldMap, needed: bool, path: Path) -> Iterator[str]:
     found = False
     for name in fields.reference_fields:
         if name not in row.fields and needed:
-            raise _missing(name, row.fields, place(path, row.line))
-        for text in _texts(row.fields.get(name), place(path, row.line, name), "reference"):
+            raise missing(name, row.fields, place(path, row.line))
+        for text in texts_of(row.fields.get(name), place(path, row.line, name), "reference"):
             found = True
             yield text
     if needed and not found:
         names = " and ".join(repr(name) for name in fields.reference_fields)
         cure = "give the record a reference or take it out"
         raise DataError(f"there are no references in {names}", where=place(path, row.line), cure=cure)
-
-
-def _texts(value: Any, where: str, noun: str) -> list[str]:
-    """The texts of a field that holds one or a list; none where it is null, blank or an empty list."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return []
-    if isinstance(value, list):
-        return [_text(entry, f"{where}, entry {number}", noun) for number, entry in enumerate(value, 1)]
-    return [_text(value, where, noun)]
 
 
 def read_texts(path: str | os.PathLike[str], field: str = "text", limit: int | None = None) -> list[str]:
@@ -205,7 +134,7 @@ def read_texts(path: str | os.PathLike[str], field: str = "text", limit: int | N
         ConfigurationError: a limit below 1.
         MissingExtraError: a Parquet file without pyarrow.
     """
-    _check_limit(limit)
+    check_limit(limit)
     path = Path(path)
     read: Callable[[Path, str], Iterator[str]] = _plain_texts if kind_of(path) == ".txt" else _field_texts
     texts = list[str]()
@@ -229,5 +158,5 @@ def _plain_texts(path: Path, field: str) -> Iterator[str]:
 def _field_texts(path: Path, field: str) -> Iterator[str]:
     for row in read_rows(path):
         if field not in row.fields:
-            raise _missing(field, row.fields, place(path, row.line))
-        yield from _texts(row.fields[field], place(path, row.line, field), "text")
+            raise missing(field, row.fields, place(path, row.line))
+        yield from texts_of(row.fields[field], place(path, row.line, field), "text")

@@ -15,7 +15,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from guerdon.data.draws import uniforms
 from guerdon.data.padded import Padded
@@ -30,6 +29,7 @@ from guerdon.decoding.constraints import (
 )
 from guerdon.decoding.outputs import Hypothesis, Samples
 from guerdon.errors import ConfigurationError, InputError
+from guerdon.models.evaluation import outside_nucleus
 from guerdon.models.policy import Policy
 
 _COMPACT = 0.75  # finished rows leave when at most this share still runs: leaving copies the caches of the rest
@@ -174,18 +174,10 @@ def filter_logits(logits: Tensor, options: SamplingOptions) -> Tensor:
     if 0 < options.top_k < logits.shape[-1]:
         logits = logits.masked_fill(logits < logits.topk(options.top_k).values[:, -1:], -torch.inf)
     if options.top_p < 1.0:
-        logits = logits.masked_fill(_outside_nucleus(logits, options.top_p), -torch.inf)
+        logits = logits.masked_fill(outside_nucleus(logits, options.top_p), -torch.inf)
     if options.min_p > 0.0:
         logits = logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(options.min_p), -torch.inf)
     return logits
-
-
-def _outside_nucleus(logits: Tensor, top_p: float) -> Tensor:
-    """True for tokens before which, in order of probability, ``top_p`` is already reached: bool [r, v]."""
-    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    reached = torch.softmax(ordered.double(), -1).cumsum(-1)
-    before = functional.pad(reached[:, :-1], (1, 0))
-    return torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, before >= top_p)
 
 
 def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:

@@ -33,10 +33,18 @@ _TITLES = {
     "entropy": "Entropy of the policy (nats per token)",
     "length": "Length of outputs (tokens)",
     "finished": "Share of finished outputs",
+    "flat_groups": "Share of sample groups without spread",
+    "anchor_nll": "Cost to the anchor (nats per token)",
+    "copied": "Share of an output copied from its source",
+    "repeated": "Share of an output's word pairs that repeat",
+    "generic": "Share of outputs written for several sources",
     "grad_norm": "Gradient norm",
     "learning_rate": "Learning rate",
 }
-_HEALTH = ("kl", "entropy", "length", "finished", "advantage_std", "grad_norm")
+_HEALTH = (
+    "kl", "entropy", "length", "finished", "advantage_std", "flat_groups", "anchor_nll", "copied", "repeated", "generic",
+    "grad_norm",
+)  # fmt: skip
 
 
 def stage_label(stage: str) -> str:

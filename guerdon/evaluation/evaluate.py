@@ -10,6 +10,7 @@ from guerdon.errors import InputError
 from guerdon.evaluation.measures import (
     Measured,
     References,
+    Resampled,
     SystemOutputs,
     default_metrics,
     finished_measure,
@@ -38,6 +39,8 @@ def evaluate_outputs(
     data: str = "",
     resamples: int = 1000,
     seed: int = 0,
+    runs: int = 1,
+    pairs: Sequence[tuple[str, str]] | None = None,
 ) -> Evaluation:
     """Measures every system and compares them.
 
@@ -53,12 +56,15 @@ def evaluate_outputs(
         data: what was measured on, in words.
         resamples: of each bootstrap interval.
         seed: of the resampling.
+        runs: how many runs every system's outputs are of: those of its first run for all sources come first, then those of
+            its second, ... (``references`` likewise). Sources are resampled, each with the outputs of all runs.
+        pairs: (system, baseline) of each comparison, by name, where not those said above.
 
     Raises:
         InputError: when there are fewer than two sources (no interval), systems differ in length, name or in what their
-            rewards apply to, or a source lacks references that others have.
+            rewards apply to, a source lacks references that others have, or a measure cannot be taken over several runs.
     """
-    _check(systems, references)
+    _check(systems, references, runs)
     first = systems[0]
     measured: list[Measured] = []
     if first.judgement is not None:
@@ -67,25 +73,31 @@ def evaluate_outputs(
     measured += text_measures(default_metrics() if metrics is None else metrics, references, resamples, seed)
     if first.finished is not None:
         measured.append(finished_measure(resamples, seed))
+    if runs > 1:
+        measured = [_over(measure, runs) for measure in measured]
     baseline = next((system for system in systems if system.name == FINETUNED), first)
+    named = {system.name: system for system in systems}
+    compared = _pairs(systems, baseline) if pairs is None else [(named[a], named[b]) for a, b in pairs]
     return Evaluation(
         data=data,
-        sources=len(first.outputs),
+        sources=len(first.outputs) // runs,
         resamples=resamples,
         seed=seed,
         baseline=baseline.name,
         measures=[_info(measure, optimised) for measure in measured],
         systems=[_result(system, measured) for system in systems],
-        comparisons=[c for a, b in _pairs(systems, baseline) for c in _comparisons(a, b, measured)],
+        comparisons=[c for a, b in compared for c in _comparisons(a, b, measured)],
     )
 
 
-def _check(systems: Sequence[SystemOutputs], references: References | None) -> None:
+def _check(systems: Sequence[SystemOutputs], references: References | None, runs: int) -> None:
     if not systems:
         raise InputError("there is no system to evaluate")
     first = systems[0]
-    if len(first.outputs) < 2:
+    if len(first.outputs) < 2 * runs:
         raise InputError(f"{len(first.outputs)} sources give no interval", where="evaluation", cure="evaluate on more sources")
+    if len(first.outputs) % runs:
+        raise InputError(f"{len(first.outputs)} outputs are not those of {runs} runs", where=f"system {first.name!r}")
     if references is not None and len(references) != len(first.outputs):
         raise InputError(f"{len(first.outputs)} outputs but {len(references)} lists of references", where="evaluation")
     for system in systems:
@@ -119,6 +131,13 @@ def _info(measure: Measured, optimised: Collection[str]) -> MeasureInfo:
     return MeasureInfo(about.name, about.label, about.higher_is_better, in_reward)
 
 
+def _over(measure: Measured, runs: int) -> Resampled:
+    """The measure over several runs; one of all outputs together would count what runs share twice."""
+    if not isinstance(measure, Resampled):
+        raise InputError("cannot be taken over several runs", where=f"measure {measure.about.name!r}", cure="leave it out")
+    return measure.over(runs)
+
+
 def _result(system: SystemOutputs, measured: Sequence[Measured]) -> SystemResult:
     return SystemResult(
         name=system.name,
@@ -127,6 +146,7 @@ def _result(system: SystemOutputs, measured: Sequence[Measured]) -> SystemResult
         decoding=system.decoding,
         generated=len(system.outputs) if system.generated is None else system.generated,
         metrics={measure.about.name: measure.interval(system) for measure in measured},
+        runs={m.about.name: m.of_runs(system) for m in measured if isinstance(m, Resampled) and m.runs > 1},
     )
 
 

@@ -72,13 +72,30 @@ class Measured(Protocol):
 
 
 class Resampled:
-    """A measure that is a function of a sum over outputs; its statistics are computed once per system."""
+    """A measure that is a function of a sum over outputs; its statistics are computed once per system.
+
+    Where systems bring the outputs of several ``runs``, one after the other, a source's statistics are summed over them:
+    what is resampled are sources, each with all its outputs.
+    """
 
     def __init__(
-        self, about: Measure, statistics: Callable[[SystemOutputs], FloatArray], samples: int = 1000, seed: int = 0
+        self,
+        about: Measure,
+        statistics: Callable[[SystemOutputs], FloatArray],
+        samples: int = 1000,
+        seed: int = 0,
+        runs: int = 1,
     ) -> None:
-        self.about, self._make, self._samples, self._seed = about, statistics, samples, seed
+        self.about, self._make, self._samples, self._seed, self.runs = about, statistics, samples, seed, runs
         self._kept: dict[str, FloatArray] = {}
+
+    def over(self, runs: int) -> Resampled:
+        """The same measure of systems that bring the outputs of so many runs."""
+        return Resampled(self.about, self._make, self._samples, self._seed, runs)
+
+    def of_runs(self, system: SystemOutputs) -> list[float]:
+        """The value in each run."""
+        return [float(value) for value in self.about.aggregate(self._of_each(system).sum(1))]
 
     def interval(self, system: SystemOutputs) -> Interval:
         """See `Measured`."""
@@ -89,8 +106,13 @@ class Resampled:
         return paired_bootstrap(self.about, self._statistics(a), self._statistics(b), self._samples, self._seed)
 
     def _statistics(self, system: SystemOutputs) -> FloatArray:
+        return self._of_each(system).sum(0) if self.runs > 1 else self._of_each(system)[0]
+
+    def _of_each(self, system: SystemOutputs) -> FloatArray:
+        """[runs, n, k]."""
         if system.name not in self._kept:
-            self._kept[system.name] = self._make(system)
+            made = self._make(system)
+            self._kept[system.name] = made.reshape(self.runs, -1, made.shape[1])
         return self._kept[system.name]
 
 

@@ -27,6 +27,7 @@ class Series:
         style: number of its colour and dash pattern.
         markers: True draws each point, for what was measured now and then.
         smooth: True draws a running mean over the faint line itself, for what is noisy.
+        band: (x, low, high) in order, a shade under the line.
     """
 
     label: str
@@ -34,6 +35,7 @@ class Series:
     style: int = 0
     markers: bool = False
     smooth: bool = False
+    band: Sequence[tuple[float, float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,10 @@ def line_chart(
     drawn = [line for line in series if len(line.points) > (0 if line.markers else 1)]
     if all(len(line.points) < 2 for line in drawn):
         return None
-    frame = _Frame.around([point for line in drawn for point in line.points], size, limits)
-    parts = [frame.axes(x_label), *(_line(frame, line) for line in drawn)]
+    shaded = [(x, y) for line in drawn for x, *ends in line.band for y in ends]
+    frame = _Frame.around([*(point for line in drawn for point in line.points), *shaded], size, limits)
+    bands = [_band(frame, line) for line in drawn if line.band]
+    parts = [frame.axes(x_label), *bands, *(_line(frame, line) for line in drawn)]
     label = escape(f"{title}: {', '.join(line.label for line in drawn)}")
     svg = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(*size, label, Markup("").join(parts))
     return Chart(title, svg, tuple((line.label, line.style, line.markers) for line in drawn), note)
@@ -161,6 +165,12 @@ def _line(frame: _Frame, line: Series) -> Markup:
     if line.markers:
         parts += [_marker(frame, point, line) for point in points]
     return Markup("").join(parts)
+
+
+def _band(frame: _Frame, line: Series) -> Markup:
+    """Along the upper ends, and back along the lower ones."""
+    edge = [(x, high) for x, _, high in line.band] + [(x, low) for x, low, _ in reversed(line.band)]
+    return Markup('<path class="band s{}" d="M{}Z"/>').format(line.style, "L".join(map(frame.place, edge)))
 
 
 def _path(frame: _Frame, points: Sequence[Point], style: str) -> Markup:

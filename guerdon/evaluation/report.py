@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from guerdon.data.files import write_atomically
 from guerdon.evaluation.charts import (
     health_charts,
@@ -18,17 +15,20 @@ from guerdon.evaluation.charts import (
     teaching_stages,
     validation_charts,
 )
+from guerdon.evaluation.pages import render_page
 from guerdon.evaluation.results import REINFORCED, Evaluation
 from guerdon.evaluation.runfolder import RunFolder, read_run
 from guerdon.evaluation.tables import (
+    alarms_table,
     differences_table,
+    quiet_stages,
     recipe_facts,
     samples_of,
     timings_table,
     values_table,
+    watching,
 )
 from guerdon.evaluation.verdict import judge
-from guerdon.evaluation.wording import number
 
 REPORT = "report.html"
 _MISSING = {
@@ -59,16 +59,7 @@ def write_report(run_folder: Path) -> Path:
 
 def render(run: RunFolder) -> str:
     """The page as HTML. All texts are escaped, those of models and of users included."""
-    environment = Environment(
-        loader=PackageLoader("guerdon.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["count"] = lambda value: number(float(value), 0)
-    style, _, _ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]
-    return environment.get_template("report.html").render(style=Markup(style), **_context(run))
+    return render_page("report.html", **_context(run))
 
 
 def _context(run: RunFolder) -> dict[str, Any]:
@@ -89,6 +80,9 @@ def _context(run: RunFolder) -> dict[str, Any]:
         "rewards": reward_charts(run),
         "beside": validation_charts(run),
         "health": health_charts(run),
+        "alarms": alarms_table(run),
+        "quiet": quiet_stages(run),
+        "watching": watching(run.recipe),
         "samples": samples_of(run),
         "timings": timings_table(run),
         "evaluation": evaluation,

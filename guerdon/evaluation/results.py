@@ -49,6 +49,7 @@ class SystemResult:
         decoding: how outputs were found, in words.
         generated: outputs that were generated in all: the cost of one per source, or of n to choose from.
         metrics: each measure's value with its 95% interval.
+        runs: each measure's value in every run, where the outputs are those of several.
     """
 
     name: str
@@ -57,6 +58,7 @@ class SystemResult:
     decoding: str
     generated: int
     metrics: Mapping[str, Interval] = field(default_factory=dict)
+    runs: Mapping[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class RunFolder:
         environment: versions and device.
         counts: of the data, in words.
         metrics, timings, samples, skipped, skipped_steps: lines of the logs.
+        alarms: lines of ``alarms.jsonl``; None where no log of alarms was kept.
         outputs: lines of ``outputs/<system>.jsonl`` by system.
         done: what each finished stage left in its ``done.json``.
         evaluation: where there is one.
@@ -43,6 +44,7 @@ class RunFolder:
     samples: Sequence[Row] = ()
     skipped: Sequence[Row] = ()
     skipped_steps: Sequence[Row] = ()
+    alarms: Sequence[Row] | None = None
     outputs: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     done: Mapping[str, Row] = field(default_factory=dict)
     evaluation: Evaluation | None = None
@@ -100,6 +102,7 @@ def read_run(path: Path) -> RunFolder:
         environment=_mapping(path / "environment.json"),
         counts=_mapping(path / "run.json").get("counts", {}),
         **{name: found or [] for name, found in lines.items()},
+        alarms=_lines(path / "alarms.jsonl"),
         outputs=outputs,
         done={file.parent.name: _mapping(file) for file in sorted(path.glob("*/done.json"))},
         evaluation=evaluation,

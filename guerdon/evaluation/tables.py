@@ -160,6 +160,41 @@ def _spent(steps: Sequence[Row]) -> str:
     return ", ".join(f"{name} {100 * found / total:.0f}%" for name, found in sums.items()) if total else ""
 
 
+def alarms_table(run: RunFolder) -> list[tuple[str, str, str, str]]:
+    """(stage, step, monitor, sentence) of each alarm, in the order in which they were raised."""
+    return [
+        (
+            stage_label(str(row.get("stage", ""))),
+            str(row.get("step", "")),
+            str(row.get("monitor", "")).replace("_", " "),
+            str(row.get("sentence", "")),
+        )
+        for row in run.alarms or []
+    ]
+
+
+def quiet_stages(run: RunFolder) -> list[str]:
+    """The stages that monitors watched without an alarm; none where the recipe turned them off."""
+    if _monitors(run.recipe).get("enabled") is False:
+        return []
+    loud = {row.get("stage") for row in run.alarms or []}
+    return [stage_label(stage) for stage in run.stages if stage.startswith("reinforce") and stage not in loud]
+
+
+def watching(recipe: Mapping[str, Any]) -> str:
+    """What of the monitors the recipe turned off, in a sentence; empty where it turned nothing off."""
+    options = _monitors(recipe)
+    if options.get("enabled") is False:
+        return "The recipe turned the monitors off (reinforce.monitors.enabled)."
+    if options and options.get("held_out") is None:
+        return "No held-out figure was watched: the recipe names none (reinforce.monitors.held_out)."
+    return ""
+
+
+def _monitors(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _section(_section(recipe, "reinforce"), "monitors")
+
+
 def recipe_facts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a recipe asks for, in a few lines; a section that is not there says nothing."""
     data, model, reinforce = _section(recipe, "data"), _section(recipe, "model"), _section(recipe, "reinforce")
@@ -167,7 +202,7 @@ def recipe_facts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     limit = f" (the first {data['limit']} training records)" if data.get("limit") else ""
     rewards = [part for part in recipe.get("reward") or [] if isinstance(part, Mapping)]
     parts = [f"{short(float(part.get('weight', 1)))} × {part.get('name') or part.get('type', '?')}" for part in rewards]
-    keys = ("steps", "sources_per_step", "samples_per_source", "baseline", "temperature", "mle_weight")
+    keys = ("steps", "sources_per_step", "samples_per_source", "estimator", "baseline", "temperature", "mle_weight")
     options = [f"{key.replace('_', ' ')} {reinforce[key]}" for key in keys if reinforce.get(key) not in (None, 0, 0.0)]
     kl = _section(reinforce, "kl")
     if kl:

@@ -66,6 +66,23 @@ def bootstrap_interval(measure: Measure, statistics: FloatArray, samples: int = 
     return Interval(float(measure.aggregate(statistics.sum(0))), low, high)
 
 
+def wilson_interval(successes: int, trials: int) -> Interval:
+    """The share of successes with its score interval (Wilson 1927, Journal of the American Statistical Association 22:209).
+
+    Its ends stay within 0 and 1, and it has a width where all trials came out alike, which resampling them has not.
+
+    Raises:
+        InputError: when there was no trial, or there are more successes than trials.
+    """
+    if not 0 <= successes <= trials or not trials:
+        raise InputError(f"{successes} of {trials} is no share", where="interval", cure="count successes among trials")
+    share, z = successes / trials, _NORMAL_QUANTILE
+    spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    centre, scale = share + z * z / (2 * trials), 1 + z * z / trials
+    low, high = (centre - spread) / scale, (centre + spread) / scale
+    return Interval(share, low if successes else 0.0, high if successes < trials else 1.0)  # exact, where rounding is not
+
+
 def paired_bootstrap(measure: Measure, a: FloatArray, b: FloatArray, samples: int = 1000, seed: int = 0) -> Comparison:
     """The difference a − b in score, every resample drawing the same sources for both systems (Koehn 2004, section 4).
 

@@ -1,7 +1,7 @@
 """Slots and values: whether an output says what its meaning representation says, no less and no more.
 
 A meaning representation is a list of slots with their values, ``name[The Vaults], eatType[pub]``. How each value is worded
-is data, not code: a YAML file of regular expressions, such as ``recipes/e2e_slots.yaml``::
+is data, not code: a YAML file of regular expressions, such as ``tests/judges/e2e_slots.yaml``::
 
     eatType:
       pub: ["pubs?", "public house"]
@@ -37,6 +37,7 @@ from guerdon.metrics.base import FloatArray, Measure
 
 _ITEM = re.compile(r"\s*([^\[\],]+?)\s*\[([^\[\]]*)\]\s*(,|$)")
 _ACCENTS = re.compile("[\u0300-\u036f]")
+_PIECE = regex.compile(r"\s+|\X")
 _QUOTES = str.maketrans("‘’“”", "''\"\"")
 # Word characters of scripts that put spaces between words: in the others a word may begin anywhere.
 _LETTER = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
@@ -165,6 +166,14 @@ class SlotPatterns:
                 added.append(slot)
         return SlotCheck(tuple(missing), tuple(wrong), tuple(added), len(meaning))
 
+    def spans(self, slot: str, value: str, text: str) -> list[tuple[int, int]]:
+        """Where a text words this value of the slot: (start, end) in the text itself. Nothing is taken out of it first."""
+        folded, places = _aligned(text)
+        if folded != fold(text):  # a rare script whose characters change when they meet: no place can be told
+            return []
+        known = self._slots.get(slot, {}).get(value) or self._literal(slot, value)
+        return [(places[m.start()][0], places[m.end() - 1][1]) for m in known.pattern.finditer(folded)]
+
     def _literal(self, slot: str, value: str) -> _Value:
         """A value that the file does not list; compiled once and kept by the regex module."""
         return self._value(slot, value, ["{value}"])
@@ -190,6 +199,17 @@ def fold(text: str) -> str:
     """
     plain = unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFD", text)))
     return " ".join(plain.translate(_QUOTES).split())
+
+
+def _aligned(text: str) -> tuple[str, list[tuple[int, int]]]:
+    """`fold` of a text, character by character, and where in the text each of its characters comes from."""
+    folded, places = "", list[tuple[int, int]]()
+    begin, end = len(text) - len(text.lstrip()), len(text.rstrip())
+    for piece in _PIECE.finditer(text, begin, end):
+        plain = fold(piece.group()) or " "
+        folded += plain
+        places += [piece.span()] * len(plain)
+    return folded, places
 
 
 def compile_phrase(patterns: Sequence[str], where: str) -> regex.Pattern[str]:

@@ -83,7 +83,7 @@ class HuggingFacePolicy(nn.Module):
         self.pad_id, self.start_id, self.end_id = conventions.pad_id, conventions.start_id, conventions.end_id
         # Decoder tokens that stand before an output; the last of them is fed by `step`, like any other token.
         self.prompt = conventions.prompt
-        self.vocabulary_size = len(conventions.allowed)
+        self.vocabulary_size, self.width = len(conventions.allowed), model.config.hidden_size
         source_limit, positions = source_and_target_limits(model.config)
         self.max_source = source_limit if max_source is None else max_source
         self.max_target = positions - len(self.prompt) + 1 if max_target is None else max_target
@@ -150,18 +150,32 @@ class HuggingFacePolicy(nn.Module):
 
     def logits(self, sources: Padded, targets: Padded, rows: Tensor | None = None) -> Tensor:
         """See `guerdon.models.policy.Policy.logits`."""
-        counted, prompt = targets.mask, self.prompt
-        before = torch.tensor(prompt, device=targets.ids.device).expand(len(targets), -1)
-        inputs = torch.cat([before, targets.ids.masked_fill(~counted, self.pad_id)[:, :-1]], dim=1)
+        output = self._teach(sources, targets, rows)
+        return self._restricted(self._of_targets(output.logits)[targets.mask])
+
+    def hidden_and_logits(self, sources: Padded, targets: Padded, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See `guerdon.models.policy.Policy.hidden_and_logits`: the last of the decoder's hidden states."""
+        output = self._teach(sources, targets, rows, output_hidden_states=True)
+        hidden = self._of_targets(output.decoder_hidden_states[-1])[targets.mask]
+        return hidden, self._restricted(self._of_targets(output.logits)[targets.mask])
+
+    def _teach(self, sources: Padded, targets: Padded, rows: Tensor | None, **wanted: bool) -> Any:
+        """The model's output under teacher forcing; its positions begin with those of the prompt."""
+        before = torch.tensor(self.prompt, device=targets.ids.device).expand(len(targets), -1)
+        inputs = torch.cat([before, targets.ids.masked_fill(~targets.mask, self.pad_id)[:, :-1]], dim=1)
         memory, mask = self._encode(sources)
-        output = self.model(
+        return self.model(
             attention_mask=mask if rows is None else mask[rows],
             encoder_outputs=(memory if rows is None else memory[rows],),
             decoder_input_ids=inputs,
             decoder_attention_mask=torch.ones_like(inputs),
             use_cache=False,
+            **wanted,
         )
-        return self._restricted(output.logits[:, len(prompt) - 1 :][counted])
+
+    def _of_targets(self, values: Tensor) -> Tensor:
+        """What predicts each target position: [b, prompt + t - 1, ...] to [b, t, ...]."""
+        return values[:, len(self.prompt) - 1 :]
 
     def evaluate(
         self,
@@ -170,11 +184,12 @@ class HuggingFacePolicy(nn.Module):
         anchor: Policy | None = None,
         temperature: float = 1.0,
         rows: Tensor | None = None,
+        top_p: float = 1.0,
     ) -> Evaluation:
         """See `guerdon.models.policy.Policy.evaluate`."""
         with torch.no_grad():
             anchor_logits = None if anchor is None else anchor.logits(sources, targets, rows)
-        return evaluate_logits(self.logits(sources, targets, rows), anchor_logits, targets, temperature)
+        return evaluate_logits(self.logits(sources, targets, rows), anchor_logits, targets, temperature, top_p)
 
     def _encode(self, sources: Padded) -> tuple[Tensor, Tensor]:
         """The memory [b, s, m], and its mask, int64 [b, s]."""

@@ -39,6 +39,7 @@ class Evaluation:
         mask: True where the position counts.
         kl: KL(policy || anchor) of the next-token distributions, exact over the vocabulary; None without an anchor.
         anchor_log_prob: the anchor's ``log_prob``; None without an anchor.
+        value: the expected reward to go, before the token is written; None without a value head.
     """
 
     log_prob: Tensor
@@ -46,6 +47,7 @@ class Evaluation:
     mask: Tensor
     kl: Tensor | None = None
     anchor_log_prob: Tensor | None = None
+    value: Tensor | None = None
 
 
 class Policy(Protocol):
@@ -56,6 +58,7 @@ class Policy(Protocol):
         start_id: the first decoder token (never part of an output).
         end_id: the token that ends an output (part of its probability, not of its text).
         pad_id: fills rectangles; never allowed in an output.
+        width: number of features of the hidden states that `hidden_and_logits` gives.
         max_source, max_target: longest source and output (end token included) that the model accepts, in tokens.
         allowed: bool [vocabulary]; tokens that an output may contain. Disallowed ones have logit -inf in ``step`` and
             probability 0 in ``evaluate`` and ``logits``.
@@ -65,6 +68,7 @@ class Policy(Protocol):
     start_id: int
     end_id: int
     pad_id: int
+    width: int
     max_source: int
     max_target: int
     allowed: Tensor
@@ -91,6 +95,10 @@ class Policy(Protocol):
         """
         ...
 
+    def hidden_and_logits(self, sources: Padded, targets: Padded, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The decoder's hidden states that predict those positions, [tokens, width], and `logits`: for a value head."""
+        ...
+
     def evaluate(
         self,
         sources: Padded,
@@ -98,8 +106,12 @@ class Policy(Protocol):
         anchor: Policy | None = None,
         temperature: float = 1.0,
         rows: Tensor | None = None,
+        top_p: float = 1.0,
     ) -> Evaluation:
-        """Scores ``targets`` with the distribution that sampling at this temperature draws from (the anchor's too)."""
+        """Scores ``targets`` with the distribution that sampling with this temperature and top_p draws from.
+
+        The anchor's is its whole softmax at the temperature (see `guerdon.models.evaluation.evaluate_logits`).
+        """
         ...
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:

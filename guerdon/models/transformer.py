@@ -40,7 +40,7 @@ class Transformer(nn.Module):
         self.options = options
         self.vocabulary_size = options.vocabulary_size
         self.pad_id, self.start_id, self.end_id = PAD_ID, START_ID, END_ID
-        self.max_source, self.max_target = options.max_source, options.max_target
+        self.max_source, self.max_target, self.width = options.max_source, options.max_target, options.width
         self.embedding = nn.Embedding(options.vocabulary_size, options.width)
         if not options.tied_embeddings:
             self.target_embedding = nn.Embedding(options.vocabulary_size, options.width)
@@ -106,7 +106,12 @@ class Transformer(nn.Module):
 
     def logits(self, sources: Padded, targets: Padded, rows: Tensor | None = None) -> Tensor:
         """See `guerdon.models.policy.Policy.logits`."""
-        return self._project(self.decode(*self.encode(sources), targets, rows)[targets.mask])
+        return self.hidden_and_logits(sources, targets, rows)[1]
+
+    def hidden_and_logits(self, sources: Padded, targets: Padded, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See `guerdon.models.policy.Policy.hidden_and_logits`."""
+        hidden = self.decode(*self.encode(sources), targets, rows)[targets.mask]
+        return hidden, self._project(hidden)
 
     def evaluate(
         self,
@@ -115,11 +120,12 @@ class Transformer(nn.Module):
         anchor: Policy | None = None,
         temperature: float = 1.0,
         rows: Tensor | None = None,
+        top_p: float = 1.0,
     ) -> Evaluation:
         """See `guerdon.models.policy.Policy.evaluate`."""
         with torch.no_grad():
             anchor_logits = None if anchor is None else anchor.logits(sources, targets, rows)
-        return evaluate_logits(self.logits(sources, targets, rows), anchor_logits, targets, temperature)
+        return evaluate_logits(self.logits(sources, targets, rows), anchor_logits, targets, temperature, top_p)
 
     # --- one position at a time
 

@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from guerdon.errors import CheckpointError, ConfigurationError
+from guerdon.objectives.sums import group_sums
 
 Baseline = Literal["none", "running_mean", "batch_mean", "leave_one_out", "self_critical"]
+
+_NOISE = 1e-6  # a spread below this share of the mean is the rounding of float32 rewards, and counts as none
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,15 @@ def _advantages(rewards: Tensor, baseline: Tensor | float, counted: Tensor) -> A
     return Advantages(torch.where(counted, rewards - baseline, 0.0), counted)
 
 
+def _group_moments(rewards: Tensor, kept: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each sample's group: the mean and the standard deviation (n - 1) of what is kept, float64 [n]; who is counted."""
+    wide, weight = torch.where(kept, rewards, 0.0).double(), kept.double()
+    count = group_sums(weight, groups)[groups]
+    mean = group_sums(wide, groups)[groups] / count.clamp(min=1)
+    squares = group_sums(weight * (wide - mean).square(), groups)[groups]
+    return mean, (squares / (count - 1).clamp(min=1)).sqrt(), kept & (count > 1)
+
+
 def no_baseline(rewards: Tensor, kept: Tensor) -> Advantages:
     """The rewards themselves. Unbiased (Williams 1992)."""
     return _advantages(rewards, 0.0, kept)
@@ -61,15 +73,42 @@ def leave_one_out(rewards: Tensor, kept: Tensor, groups: Tensor) -> Advantages:
     Kool et al. 2019 (Buy 4 REINFORCE samples, get a baseline for free), eq. 8; RLOO in Ahmadian et al. 2024. A sample that
     is alone in its group has no baseline: its advantage is 0 and it is not counted.
     """
-    total, count = _group_sums(torch.where(kept, rewards, 0.0), groups), _group_sums(kept.to(rewards.dtype), groups)
+    total, count = group_sums(torch.where(kept, rewards, 0.0), groups), group_sums(kept.to(rewards.dtype), groups)
     others = count[groups] - 1
     return _advantages(rewards, (total[groups] - rewards) / others.clamp(min=1), kept & (others > 0))
+
+
+def group_mean(rewards: Tensor, kept: Tensor, groups: Tensor) -> Advantages:
+    """Less the mean of the group's n kept rewards, the sample's own among them.
+
+    Liu et al. 2025 (Understanding R1-zero-like training: a critical perspective), Dr. GRPO, section 3.2: GRPO's advantage
+    without its scale. The expectation is (n - 1) / n of the true gradient; `leave_one_out` has no such factor. A sample that
+    is alone in its group is only compared with itself: its advantage is 0 and it is not counted.
+    """
+    mean, _, counted = _group_moments(rewards, kept, groups)
+    return _advantages(rewards, mean.to(rewards.dtype), counted)
+
+
+def group_scaled(rewards: Tensor, kept: Tensor, groups: Tensor) -> Advantages:
+    """Less the mean of the group's kept rewards, over their standard deviation.
+
+    Shao et al. 2024 (DeepSeekMath), GRPO, section 4.1.2. The paper writes std without saying of what; this is the samples'
+    (n - 1 in the denominator), as in the implementations that were released, and nothing is added to it. The scale lifts
+    sources whose outputs hardly differ: it follows the gradient of another objective than the expected reward.
+
+    Where a group has no spread (less than 1e-6 of its mean, float32's rounding) the advantages are 0 and its samples are
+    counted; a sample that is alone in its group is not.
+    """
+    mean, deviation, counted = _group_moments(rewards, kept, groups)
+    flat = deviation <= _NOISE * mean.abs()  # False of nan, which is not to be hidden
+    scaled = (rewards.double() - mean) / torch.where(flat, 1.0, deviation)
+    return Advantages(torch.where(counted & ~flat, scaled, 0.0).to(rewards.dtype), counted)
 
 
 def self_critical(rewards: Tensor, kept: Tensor, groups: Tensor, greedy_rewards: Tensor) -> Advantages:
     """Less the reward of the policy's greedy output for the same source: ``greedy_rewards`` [groups]. Unbiased.
 
-    Rennie et al. 2017 (Self-critical sequence training), eq. 8.
+    Rennie et al. 2017 (Self-critical sequence training), eq. 8. ReMax (Li et al. 2024) is the same estimator.
     """
     return _advantages(rewards, greedy_rewards[groups], kept)
 
@@ -181,7 +220,7 @@ def shuffle_within_groups(rewards: Tensor, kept: Tensor, groups: Tensor, generat
     Returns:
         [n], on the rewards' device; those of samples that are not kept stay where they are.
     """
-    count = _group_sums(kept.long(), groups)[groups]
+    count = group_sums(kept.long(), groups)[groups]
     bucket = torch.where(count > 1, groups, -1)[kept]
     random = torch.rand(len(bucket), generator=generator, dtype=torch.float64, device=generator.device).to(rewards.device)
     shuffled = random.argsort()
@@ -189,9 +228,3 @@ def shuffle_within_groups(rewards: Tensor, kept: Tensor, groups: Tensor, generat
     values, result = rewards[kept], rewards.clone()
     result[kept] = torch.empty_like(values).index_copy(0, bucket.argsort(stable=True), values[shuffled])
     return result
-
-
-def _group_sums(values: Tensor, groups: Tensor) -> Tensor:
-    """The sum of each group: [n] -> [groups]."""
-    size = int(groups.max()) + 1 if len(groups) else 0
-    return torch.zeros(size, dtype=values.dtype, device=values.device).index_add(0, groups, values)

@@ -14,11 +14,10 @@ from guerdon.evaluation.measures import SystemOutputs, default_metrics
 from guerdon.evaluation.report import write_report
 from guerdon.evaluation.results import Evaluation
 from guerdon.evaluation.verdict import Verdict, judge
-from guerdon.metrics.base import MeanMetric
 from guerdon.pipeline.prepare import measured_split
 from guerdon.pipeline.recipe import Recipe
 from guerdon.pipeline.run import Run
-from guerdon.pipeline.systems import Writer
+from guerdon.pipeline.systems import SLOT_ERRORS, Writer
 from guerdon.rewards.normalise import NormaliserOptions
 from guerdon.training.progress import Progressing
 from guerdon.training.reinforcement import Control
@@ -86,7 +85,7 @@ def evaluate(run: Run) -> Evaluation:
     """Trains what is not yet trained, writes every system's outputs, and measures them; ``evaluation.json`` at the end."""
     recipe = run.recipe
     examples = run.examples(measured_split(recipe))
-    writer = Writer(examples, run.reward, _normalisation(recipe), run.slots, recipe.decoding, run.progress)
+    writer = Writer(examples, run.reward, normalisation(recipe), run.slots, recipe.decoding, run.progress)
     systems = _systems(run, writer)
     began = time.perf_counter()
     with writing(run.folder / "outputs"):
@@ -94,12 +93,11 @@ def evaluate(run: Run) -> Evaluation:
     for system in systems:
         write_jsonl(run.folder / "outputs" / f"{system.name}.jsonl", writer.rows(system))
     references = [list(example.references) for example in writer.examples]
-    errors = MeanMetric("slot_errors", label="slot errors per output", higher_is_better=False)
     evaluation = evaluate_outputs(
         systems,
         references if any(references) else None,
         metrics=default_metrics(recipe.evaluation.lowercase),
-        numbers=[errors] if writer.slots is not None else [],
+        numbers=[SLOT_ERRORS] if writer.slots is not None else [],
         optimised=optimised(recipe),
         data=recipe.data.test or recipe.data.validation,
         resamples=recipe.evaluation.bootstrap,
@@ -131,5 +129,6 @@ def optimised(recipe: Recipe) -> set[str]:
     return found | ({"slot_errors"} if "required_content" in types else set())
 
 
-def _normalisation(recipe: Recipe) -> NormaliserOptions:
+def normalisation(recipe: Recipe) -> NormaliserOptions:
+    """How best-of-n weighs the reward's parts: as training does."""
     return recipe.reinforce.normalisation if recipe.reinforce is not None else NormaliserOptions()

@@ -36,14 +36,15 @@ class RunFiles:
     Args:
         recipe: what is run.
         folder: where; nothing is written before the first call that says so.
+        start: what tells the policy that the run begins with from any other, where the recipe does not say.
 
     Raises:
         CheckpointError: when a stage in the folder, finished or begun, was made with other options or other data.
         DataError: when a file of data is missing.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
-        self.recipe, self.folder = recipe, folder
+    def __init__(self, recipe: Recipe, folder: Path, start: str = "") -> None:
+        self.recipe, self.folder, self._start = recipe, folder, start
         self._lock = FileLock(folder / LOCK, timeout=0)
         for stage in _DEPENDS:
             self._check_same(stage)
@@ -105,7 +106,7 @@ class RunFiles:
 
     def _fingerprint(self, stage: str) -> str:
         sections = _DEPENDS[stage.split("-")[0]]
-        return f"{self.recipe.fingerprint(*sections)} {self._data_fingerprint}"
+        return f"{self.recipe.fingerprint(*sections)} {self._data_fingerprint} {self._start}".rstrip()
 
     @cached_property
     def _data_fingerprint(self) -> str:

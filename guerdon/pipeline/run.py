@@ -17,7 +17,7 @@ from guerdon.data.records import Example, Records
 from guerdon.data.tokenizer import Tokenizer
 from guerdon.decoding import DecodingOptions
 from guerdon.errors import ConfigurationError
-from guerdon.generator import Generator, load
+from guerdon.generator import Generator
 from guerdon.metrics.bleu import Bleu
 from guerdon.metrics.chrf import Chrf
 from guerdon.metrics.slots import SlotPatterns
@@ -26,7 +26,6 @@ from guerdon.pipeline.folder import RunFiles
 from guerdon.pipeline.prepare import (
     check_lengths,
     check_records,
-    default_device,
     new_generator,
     new_tokenizer,
     pretrain_texts,
@@ -37,6 +36,7 @@ from guerdon.pipeline.prepare import (
     try_reward,
 )
 from guerdon.pipeline.recipe import Recipe
+from guerdon.pipeline.start import Start
 from guerdon.rewards.base import Reward
 from guerdon.stages.finetune import finetune
 from guerdon.stages.pretrain import pretrain
@@ -54,6 +54,8 @@ class Run:
         recipe: what to do.
         folder: where; made by `begin` where it is missing.
         progress: what a person sees.
+        start: a fine-tuned policy to begin with; None trains one as the recipe says.
+        like: a run on the same data with the same reward, from which records, reward and patterns are taken.
 
     Attributes:
         files: what the run keeps in its folder.
@@ -62,28 +64,39 @@ class Run:
         CheckpointError: when a stage in the folder, finished or begun, was made with other options or other data.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, progress: Progressing) -> None:
-        self.recipe, self.folder, self.progress = recipe, folder, progress
-        self.files = RunFiles(recipe, folder)
+    def __init__(
+        self, recipe: Recipe, folder: Path, progress: Progressing, start: Start | None = None, like: Run | None = None
+    ) -> None:
+        self.recipe, self.folder, self.progress, self.start, self.like = recipe, folder, progress, start, like
+        self.files = RunFiles(recipe, folder, start.mark if start else "")
+
+    @cached_property
+    def facts(self) -> Mapping[str, int]:
+        """What the run works on, in numbers, once all of it has been checked; nothing is trained or written.
+
+        Raises:
+            InputError: for whatever in recipe or data a stage would stop at.
+            RewardError: where the reward cannot judge the first validation references.
+        """
+        check_records(self.recipe, self.records, self.reward, self.slots)
+        if self.reward is not None:
+            try_reward(self.reward, self.examples("validation"))
+        first = self._new_generator() if self.start is None else self.start.open(self.recipe.decoding)
+        return check_lengths(self.recipe, self.records, first)
 
     def begin(self) -> None:
         """Checks all that the run works on, and only then takes the folder and writes what stands in it before any stage.
 
         Raises:
-            InputError: for whatever in recipe or data a stage would stop at.
-            RewardError: where the reward cannot judge the first validation references.
+            InputError, RewardError: as `facts`.
             GuerdonError: where the folder cannot be written.
         """
-        recipe = self.recipe
-        check_records(recipe, self.records, self.reward, self.slots)
-        if self.reward is not None:
-            try_reward(self.reward, self.examples("validation"))
-        facts = check_lengths(recipe, self.records, self._new_generator())
+        recipe, facts = self.recipe, self.facts
         self.files.hold()
         self.files.write("recipe.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True))
         self.files.write("environment.json", json.dumps(environment(), indent=2) + "\n")
         self._write_counts(facts)
-        if "load" not in recipe.model and not self.files.finished("tokenizer"):
+        if self.start is None and "load" not in recipe.model and not self.files.finished("tokenizer"):
             self.files.store("tokenizer", self.tokenizer.save, {"vocabulary_size": self.tokenizer.vocabulary_size})
 
     def _write_counts(self, facts: Mapping[str, int]) -> None:
@@ -111,7 +124,7 @@ class Run:
     @cached_property
     def records(self) -> dict[str, Records]:
         """The records of each split."""
-        return read_records(self.recipe)
+        return read_records(self.recipe) if self.like is None else self.like.records
 
     def examples(self, split: str) -> list[Example]:
         """The usable records of a split."""
@@ -129,12 +142,12 @@ class Run:
     @cached_property
     def reward(self) -> Reward | None:
         """The recipe's reward."""
-        return read_reward(self.recipe, self.records)
+        return read_reward(self.recipe, self.records) if self.like is None else self.like.reward
 
     @cached_property
     def slots(self) -> SlotPatterns | None:
         """The patterns that slot errors are counted by."""
-        return read_patterns(self.recipe)
+        return read_patterns(self.recipe) if self.like is None else self.like.slots
 
     def measure(self, generator: Generator) -> Mapping[str, float]:
         """BLEU and chrF of greedy outputs on the validation sources; nothing where these have no references."""
@@ -167,6 +180,8 @@ class Run:
 
     def finetuned(self) -> Generator:
         """The policy after teacher forcing."""
+        if self.start is not None:
+            return self.start.open(self.recipe.decoding)
         section = self.recipe.finetune
         if section is None:
             return self.pretrained()
@@ -184,14 +199,18 @@ class Run:
             raise ConfigurationError("the recipe has no such section", where="reinforce")
         reward, config = self.reward, replace(section, control=control)
         assert reward is not None, "a recipe with reinforcement and no reward is refused when it is read"
-        validation = self.examples("validation")[: self.recipe.evaluation.validation_limit]
+        validation = self.judged_at_validation()
         return self._stage(
             "reinforce" if control == "none" else f"reinforce-{control}",
             self.finetuned,
-            lambda g: reinforce(g, reward, self._prompts(g), config, validation, self.measure, **self._around()),
+            lambda g: reinforce(g, reward, self.prompts(g), config, validation, self.measure, **self._around()),
         )
 
-    def _prompts(self, generator: Generator) -> list[Example]:
+    def judged_at_validation(self) -> list[Example]:
+        """The validation examples whose outputs are judged while a policy is reinforced."""
+        return self.examples("validation")[: self.recipe.evaluation.validation_limit]
+
+    def prompts(self, generator: Generator) -> list[Example]:
         """The training examples; those with sources that fine-tuning skips as too long are left out here as well."""
         examples = self.examples("train")
         if not skips_long(self.recipe):
@@ -215,5 +234,4 @@ class Run:
             self.log.timing(name, event="finished", seconds=time.perf_counter() - began)
             facts = {"steps": outcome.steps, "reason": outcome.reason, "skipped_steps": outcome.skipped, **outcome.validation}
             self.files.store(name, generator.save, facts)
-        found = load(self.folder / name)
-        return Generator(found.policy.to(default_device()), found.tokenizer, self.recipe.decoding)
+        return Start(self.folder / name).open(self.recipe.decoding)

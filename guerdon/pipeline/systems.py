@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 
@@ -12,10 +13,11 @@ from guerdon.data.records import Example
 from guerdon.decoding import BeamOptions, DecodingOptions, best_of_n, minimum_bayes_risk
 from guerdon.evaluation.measures import SystemOutputs
 from guerdon.generator import Generator, Output
+from guerdon.metrics.base import MeanMetric
 from guerdon.metrics.chrf import Chrf
 from guerdon.metrics.slots import SlotPatterns, slot_errors
-from guerdon.rewards.base import Judged, Judgement, Part, Reward
-from guerdon.rewards.normalise import Normaliser, NormaliserOptions
+from guerdon.rewards.base import Judged, Reward
+from guerdon.rewards.normalise import NormaliserOptions, comparable_rewards
 from guerdon.training.progress import Progressing
 
 LABELS = {
@@ -27,6 +29,16 @@ LABELS = {
     "best_of_n": "best of {n} samples by the reward",
     "mbr": "minimum Bayes risk over {n} samples",
 }
+
+
+SLOT_ERRORS = MeanMetric("slot_errors", label="slot errors per output", higher_is_better=False)
+
+
+class Written(NamedTuple):
+    """A text, and whether it ended by itself."""
+
+    text: str
+    finished: bool
 
 
 @dataclass(frozen=True)
@@ -56,8 +68,11 @@ class Writer:
 
     def of_policy(self, name: str, generator: Generator) -> SystemOutputs:
         """A policy's own outputs, by the recipe's decoding."""
-        outputs = [found[0] for found in self._generate(name, generator, self.decoding)]
-        return self._system(name, LABELS[name], outputs, describe(self.decoding), len(outputs))
+        return self.system(name, LABELS[name], self.outputs(name, generator), describe(self.decoding))
+
+    def outputs(self, what: str, generator: Generator) -> list[Written]:
+        """A policy's outputs, by the recipe's decoding."""
+        return [Written(found[0].text, found[0].finished) for found in self._generate(what, generator, self.decoding)]
 
     def of_samples(self, names: Sequence[str], generator: Generator, count: int, temperature: float) -> list[SystemOutputs]:
         """Best-of-n and minimum Bayes risk, where ``names`` has them, over the same samples."""
@@ -78,9 +93,9 @@ class Writer:
                 how += " (which reads the test references: an oracle)" if self.reward and self.reward.needs_references else ""
             else:
                 chosen, how = minimum_bayes_risk(texts, Chrf().sentence), "expected chrF against the other samples"
-            outputs = [group[i] for group, i in zip(samples, chosen, strict=True)]
+            outputs = [Written(group[i].text, group[i].finished) for group, i in zip(samples, chosen, strict=True)]
             decoding = f"of {count} samples at temperature {temperature:g}, the best by {how}"
-            found.append(self._system(name, LABELS[name].format(n=count), outputs, decoding, count * len(outputs)))
+            found.append(self.system(name, LABELS[name].format(n=count), outputs, decoding, count * len(outputs)))
         return found
 
     def rows(self, system: SystemOutputs) -> list[Mapping[str, object]]:
@@ -96,11 +111,14 @@ class Writer:
         self.progress.end()
         return found
 
-    def _system(self, name: str, label: str, outputs: Sequence[Output], decoding: str, generated: int) -> SystemOutputs:
+    def system(
+        self, name: str, label: str, outputs: Sequence[Written], decoding: str, generated: int | None = None
+    ) -> SystemOutputs:
+        """Outputs, one for each example, with all that is said of them."""
         texts, finished = [output.text for output in outputs], [output.finished for output in outputs]
         numbers = {}
         if self.slots is not None:
-            numbers["slot_errors"] = [float(check.errors) for check in slot_errors(self.slots, self.sources, texts)]
+            numbers[SLOT_ERRORS.name] = [float(check.errors) for check in slot_errors(self.slots, self.sources, texts)]
         judgement = None if self.reward is None else self.reward.judge(self._judged(self.examples, texts, finished))
         return SystemOutputs(name, label, texts, decoding, generated, finished, judgement, numbers)
 
@@ -113,21 +131,11 @@ class Writer:
         """The reward of every sample, parts weighed as in training."""
         assert self.reward is not None, "the recipe validates that best_of_n has a reward"
         flat = [(example, output) for example, group in zip(self.examples, samples, strict=True) for output in group]
-        parts: list[Judgement] = []
+        judged = []
         for first in range(0, len(flat), 1024):
             chunk = flat[first : first + 1024]
-            judged = self._judged([e for e, _ in chunk], [o.text for _, o in chunk], [o.finished for _, o in chunk])
-            parts.append(self.reward.judge(judged))
-        whole = Judgement({name: joined([judgement.parts[name] for judgement in parts]) for name in parts[0].parts})
-        options = self.normalisation if self.normalisation.kind == "none" else replace(self.normalisation, kind="batch")
-        groups = torch.zeros(len(flat), dtype=torch.int64)
-        rewards, _ = Normaliser(options).apply(whole, groups)
-        return rewards
-
-
-def joined(parts: Sequence[Part]) -> Part:
-    """Parts of successive samples as one."""
-    return replace(parts[0], scores=torch.cat([p.scores for p in parts]), applies=torch.cat([p.applies for p in parts]))
+            judged.append(self._judged([e for e, _ in chunk], [o.text for _, o in chunk], [o.finished for _, o in chunk]))
+        return comparable_rewards([self.reward.judge(part) for part in judged], self.normalisation)[0]
 
 
 def describe(options: DecodingOptions) -> str:

@@ -9,10 +9,13 @@ from guerdon.rewards.function import FunctionReward, load_function
 from guerdon.rewards.normalise import Normaliser, NormaliserOptions
 from guerdon.rewards.overlap import SentenceBleu, SentenceChrf, SentenceRougeL
 from guerdon.rewards.rules import Length, Pattern, Repetition, RequiredContent
+from guerdon.rewards.shaping import check_shaping, judge_prefixes
 from guerdon.rewards.similarity import SemanticSimilarity
+from guerdon.rewards.weighting import ConstraintOptions, ScheduleOptions, Weighting
 
 __all__ = [
     "Combined",
+    "ConstraintOptions",
     "Encoder",
     "FunctionEncoder",
     "FunctionReward",
@@ -29,12 +32,16 @@ __all__ = [
     "RequiredContent",
     "Reward",
     "RewardContext",
+    "ScheduleOptions",
     "SemanticSimilarity",
     "SentenceBleu",
     "SentenceChrf",
     "SentenceEncoder",
     "SentenceRougeL",
+    "Weighting",
     "WordFrequency",
     "build_reward",
+    "check_shaping",
+    "judge_prefixes",
     "load_function",
 ]

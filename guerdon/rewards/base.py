@@ -109,10 +109,15 @@ class Reward(ABC):
     Attributes:
         name: under which its scores are logged.
         needs_references: True where `score` reads references.
+        scores_prefixes: True where the score of an unfinished output is a sensible estimate of the score of the whole, so
+            that it can shape the reward of each token (`guerdon.rewards.shaping`). `score` is then also given the text before
+            each token of an output, from the empty one to the whole, each with ``finished`` False. A bad estimate
+            biases no gradient, it only adds variance.
     """
 
     name: str = "reward"
     needs_references: bool = False
+    scores_prefixes: bool = False
 
     @abstractmethod
     def score(self, judged: Judged) -> Tensor | Sequence[float]:

@@ -12,17 +12,16 @@ The options of a type are the arguments of the function of that name below.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from guerdon.errors import ConfigurationError
+from guerdon.errors import ConfigurationError, nearest
 from guerdon.rewards.base import Reward
 from guerdon.rewards.combine import Combined, NamedPart
 from guerdon.rewards.encoders import DEFAULT_ENCODER, SentenceEncoder
@@ -132,9 +131,11 @@ def pattern(context: RewardContext, *, must: list[str] | None = None, must_not: 
     return Pattern(must or (), must_not or ())
 
 
-def function(context: RewardContext, *, function: str, needs_references: bool = False) -> FunctionReward:
+def function(
+    context: RewardContext, *, function: str, needs_references: bool = False, scores_prefixes: bool = False
+) -> FunctionReward:
     """`FunctionReward`; a module that is not installed is looked for in the recipe's folder."""
-    return FunctionReward(function, needs_references=needs_references, folder=context.folder)
+    return FunctionReward(function, needs_references=needs_references, folder=context.folder, scores_prefixes=scores_prefixes)
 
 
 TYPES: dict[str, Callable[..., Reward]] = {
@@ -161,7 +162,7 @@ def _part(part: Mapping[str, Any], number: int, context: RewardContext) -> Named
     options = dict(part)
     kind, weight, name = options.pop("type"), options.pop("weight", 1.0), options.pop("name", None)
     if kind not in TYPES:
-        raise ConfigurationError(f"there is no reward type {kind!r}", where=where, cure=_suggest(kind, TYPES))
+        raise ConfigurationError(f"there is no reward type {kind!r}", where=where, cure=nearest(kind, TYPES))
     where = f"{where} ({kind})"
     weight = _checked("weight", weight, float, where)
     if name is not None and (not isinstance(name, str) or not name.strip()):
@@ -176,7 +177,8 @@ def _checked_options(made: Callable[..., Reward], options: Mapping[Any, Any], wh
     known = {n: p for n, p in inspect.signature(made).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
     for option in options:
         if option not in known:
-            raise ConfigurationError(f"there is no option {option!r}", where=where, cure=_suggest(str(option), known))
+            cure = nearest(str(option), known) if known else "it has no options; leave it out"
+            raise ConfigurationError(f"there is no option {option!r}", where=where, cure=cure)
     for option, parameter in known.items():
         if parameter.default is inspect.Parameter.empty and option not in options:
             raise ConfigurationError(f"the option {option!r} is missing", where=where, cure="give it")
@@ -189,11 +191,3 @@ def _checked(option: str, value: Any, hint: Any, where: str) -> Any:
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
         raise ConfigurationError(f"{option} is {value!r}: {problem}", where=where, cure="change its value") from error
-
-
-def _suggest(name: str, known: Iterable[str]) -> str:
-    names = list(known)
-    near = difflib.get_close_matches(name, names, 1)
-    if near:
-        return f"did you mean {near[0]!r}?"
-    return f"choose one of {', '.join(names)}" if names else "it has no options; leave it out"

@@ -47,6 +47,7 @@ class Combined(Reward):
                     f"its weight is {part.weight}", where=f"reward {part.name!r}", cure="give a finite number"
                 )
         self.needs_references = any(part.reward.needs_references for part in self.parts)
+        self.scores_prefixes = any(part.reward.scores_prefixes for part in self.parts)
 
     @classmethod
     def of(cls, reward: Reward) -> Combined:

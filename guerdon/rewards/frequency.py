@@ -155,6 +155,9 @@ class WordFrequency(Reward):
     An output without words has the sum 0, which is the **maximum**: no other output reaches it. Its mean is set to log p of
     an unseen word, the **minimum**, so that silence never pays.
 
+    It scores prefixes: of the sum, what is left of it at a token is the exact reward of the words to come. A prefix that ends
+    inside a word scores its beginning as a word.
+
     Build it with `from_texts` or `from_language`.
 
     >>> reward = WordFrequency.from_texts(["a pub", "a bar"], reduction="mean")
@@ -170,6 +173,7 @@ class WordFrequency(Reward):
     """
 
     name = "word_frequency"
+    scores_prefixes = True
 
     def __init__(self, table: WordTable, reduction: Reduction = "mean") -> None:
         if reduction not in ("sum", "mean"):

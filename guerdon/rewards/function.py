@@ -33,6 +33,7 @@ class FunctionReward(Reward):
         name: under which its scores are logged; the function's own where left out.
         needs_references: True to refuse samples without references before the function sees them.
         folder: where a module may lie that is not installed; the working directory where left out.
+        scores_prefixes: True where the function's score of an unfinished output estimates that of the whole (see `Reward`).
 
     Raises:
         ConfigurationError: when there is no such function, or it cannot be called with three lists.
@@ -44,10 +45,11 @@ class FunctionReward(Reward):
         name: str | None = None,
         needs_references: bool = False,
         folder: str | Path | None = None,
+        scores_prefixes: bool = False,
     ) -> None:
         self._spec, self._folder = function if isinstance(function, str) else None, folder
         self._function = load_function(function, folder) if isinstance(function, str) else function
-        self.needs_references = needs_references
+        self.needs_references, self.scores_prefixes = needs_references, scores_prefixes
         self.name = name or str(getattr(self._function, "__name__", type(self._function).__name__))
         if not callable(self._function):
             raise ConfigurationError(

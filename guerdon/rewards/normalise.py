@@ -6,7 +6,8 @@ Axes: n samples of one optimiser step; groups number the sample groups (the outp
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -115,6 +116,26 @@ class Normaliser:
         """
         return self._weighted(self._summands(judgement), groups).float()
 
+    def potentials(self, judgement: Judgement, groups: Tensor) -> Tensor:
+        """Prefixes of the last step's samples (`guerdon.rewards.shaping.judge_prefixes`), on the scale that `apply` gave those.
+
+        The normalised weighted sum over the parts that score prefixes. Where all parts do, the potential of a whole output is
+        its reward. A part that does not adds nothing: that is its mean once it is centred by itself (order "each"), and a raw
+        score of 0 where it is not, which moves all potentials alike.
+
+        Args:
+            judgement: raw parts of k prefixes, with the weights that `apply` saw.
+            groups: int64 [k], the group in the last step that each belongs to.
+
+        Returns:
+            float32 [k].
+
+        Raises:
+            RewardError: where a part applies to some prefixes only and nothing centres it.
+        """
+        scoring = {name: part for name, part in judgement.parts.items() if bool(part.applies.any())}
+        return self.rescale(Judgement(scoring), groups) if scoring else torch.zeros(len(groups))
+
     def state_dict(self) -> dict[str, Any]:
         """Numbers that JSON holds exactly."""
         return {name: [m.count, m.mean, m.deviations] for name, m in self.moments.items()}
@@ -172,3 +193,27 @@ def _group_moments(part: Part, groups: Tensor) -> tuple[Tensor, Tensor]:
     count = sums(weight).clamp(min=1)
     mean = sums(weight * scores) / count
     return mean, (sums(weight * (scores - mean[groups]).square()) / count).sqrt()
+
+
+def comparable_rewards(judgements: Sequence[Judgement], options: NormaliserOptions) -> tuple[Tensor, Tensor]:
+    """The rewards of outputs that are chosen from, not trained on: parts on one scale over all of them.
+
+    Args:
+        judgements: of successive samples, n in all.
+        options: as in training; moments are those of these samples, unless the kind is "none".
+
+    Returns:
+        Rewards, float32 [n], and kept, bool [n], as `Normaliser.apply` gives them.
+
+    Raises:
+        RewardError: where a part does not apply to a sample and nothing centres it.
+    """
+    whole = Judgement({name: joined([judgement.parts[name] for judgement in judgements]) for name in judgements[0].parts})
+    options = options if options.kind == "none" else replace(options, kind="batch")
+    size = len(next(iter(whole.parts.values())).scores)
+    return Normaliser(options).apply(whole, torch.zeros(size, dtype=torch.int64))
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """Parts of successive samples as one."""
+    return replace(parts[0], scores=torch.cat([p.scores for p in parts]), applies=torch.cat([p.applies for p in parts]))

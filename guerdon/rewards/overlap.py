@@ -14,12 +14,15 @@ from guerdon.rewards.base import Judged, Reward
 class Overlap(Reward):
     """A metric's sentence score, divided by 100.
 
+    It scores prefixes: what a prefix shares with the references the whole shares too, and the score grows with it.
+
     Args:
         metric: which.
         name: under which the scores are logged; by default the metric's.
     """
 
     needs_references = True
+    scores_prefixes = True
 
     def __init__(self, metric: Metric, name: str | None = None) -> None:
         self.metric, self.name = metric, name or metric.name

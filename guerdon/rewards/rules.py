@@ -21,6 +21,9 @@ class Length(Reward):
     >>> Length(3, 5, falloff=4)(["x"] * 4, ["one", "a pub by the river", "a b c d e f", ""]).tolist()
     [0.5, 1.0, 0.75, 0.25]
 
+    It scores no prefixes: the length of a prefix says how much has been written, not how much is still to come, and is the same
+    for every output at the same place.
+
     Args:
         minimum, maximum: the target range, in words.
         falloff: how many words outside the range the score reaches 0.
@@ -57,6 +60,8 @@ class Repetition(Reward):
     >>> Repetition(n=1)(["x"] * 3, ["a pub", "a pub a pub", "a a a a"]).tolist()
     [0.0, -0.5, -0.75]
 
+    It scores prefixes: what has been repeated stays repeated.
+
     Args:
         n: words of an n-gram; outputs of fewer words score 0.
         lowercase: compare lower-cased words.
@@ -67,6 +72,7 @@ class Repetition(Reward):
     """
 
     name = "repetition"
+    scores_prefixes = True
 
     def __init__(self, n: int = 3, lowercase: bool = True, splitter: str = "unicode") -> None:
         if n < 1:
@@ -91,7 +97,8 @@ class RequiredContent(Reward):
     than it gets right. Without, the record's field ``field`` lists the texts that must stand in the output (whole words, case
     and accents ignored), and the score is the share that does.
 
-    It applies to the sources that require something. An empty output misses everything: 0.
+    It applies to the sources that require something. An empty output misses everything: 0. It scores prefixes: what has been
+    said stays said, and what is missing so far counts as missing.
 
     >>> meta = [{"required": ["cafe rouge", "cheap"]}, {"required": ["pub"]}]
     >>> RequiredContent(field="required")(["x", "x"], ["A pub in Café Rouge", ""], meta=meta).tolist()
@@ -109,6 +116,7 @@ class RequiredContent(Reward):
     """
 
     name = "required_content"
+    scores_prefixes = True
 
     def __init__(
         self, patterns: SlotPatterns | Mapping[str, Mapping[str, Any]] | str | Path | None = None, field: str | None = None
@@ -163,6 +171,9 @@ class Pattern(Reward):
     >>> reward = Pattern(must=[r"\.$"], must_not=[r"\bI\b", "(?i)sorry"])
     >>> [round(score, 2) for score in reward(["x"] * 2, ["A pub.", "I am sorry."]).tolist()]
     [1.0, 0.33]
+
+    It scores no prefixes: a rule may be about the end (the full stop above), which no prefix obeys. Rules that are not can be
+    written as a function with ``scores_prefixes`` (`guerdon.rewards.function.FunctionReward`).
 
     Args:
         must: each has to be found somewhere in the output.

@@ -26,6 +26,8 @@ class SemanticSimilarity(Reward):
     (beyond float rounding) nor on what was scored before (to the last bit, so that a resumed run repeats itself). Equal outputs
     of a batch are embedded once.
 
+    It scores no prefixes: the encoder was trained on whole sentences, and would have to run once for every token.
+
     Args:
         encoder: anything that `~guerdon.rewards.encoders.Encoder` describes, or the name or folder of a sentence-transformers
             model.

@@ -1,6 +1,6 @@
 """Reinforcement by policy gradient (FORMULAS 3.5.3, 4.3.1, 5): ascend E[r(y, y*)] over y ~ p_θ(y | x).
 
-`Reinforce.losses` is the whole algorithm: draw, judge, normalise, compare with a baseline, and weigh log-probabilities.
+`Reinforce.updates` is the whole algorithm: draw, judge, turn rewards into advantages, and weigh log-probabilities.
 """
 
 from __future__ import annotations
@@ -10,39 +10,33 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from guerdon.data.batches import source_batches
 from guerdon.data.draws import generator as random_generator
-from guerdon.data.draws import key
 from guerdon.data.padded import Padded
 from guerdon.data.records import Example
-from guerdon.decoding import SamplingOptions
 from guerdon.errors import DataError
 from guerdon.generator import Generator
-from guerdon.models.policy import Policy
-from guerdon.objectives.advantage import (
-    Advantages,
-    RunningMean,
-    estimate,
-    no_baseline,
-    shuffle_within_groups,
-)
-from guerdon.objectives.divergence import sequence_kl
+from guerdon.objectives.divergence import kl_estimate, sequence_kl
 from guerdon.objectives.likelihood import label_smoothed_nll
-from guerdon.objectives.policy_gradient import kl_loss, reinforce_loss
 from guerdon.rewards.base import Reward
-from guerdon.rewards.normalise import Normaliser
+from guerdon.rewards.shaping import check_shaping, judge_prefixes
 from guerdon.training.around import surroundings
+from guerdon.training.checkpoint import add_weights
+from guerdon.training.holding import EntropyController, move_anchor
 from guerdon.training.loop import Loop, Outcome
+from guerdon.training.monitors import Alarm, Monitors
 from guerdon.training.precision import autocast
 from guerdon.training.progress import Progressing
 from guerdon.training.reinforcement import ReinforceConfig
-from guerdon.training.rollouts import MicroBatch, Prompts, Rollout, draw, greedy_texts
+from guerdon.training.rollouts import Prompts, Rollout, draw, greedy_texts
+from guerdon.training.signals import Further, Seen, Signals, Targets
 from guerdon.training.supervised import Validate
+from guerdon.training.tally import Tally
+from guerdon.training.updating import Updating
 from guerdon.training.watch import Watch
 
 
@@ -52,12 +46,23 @@ class Reinforce:
     begins_trained = True
 
     def __init__(
-        self, name: str, generator: Generator, anchor: Policy, reward: Reward, prompts: Prompts, watch: Watch,
-        config: ReinforceConfig, seed: int,
-    ) -> None:  # fmt: skip
-        self.name, self.generator, self.model, self.anchor = name, generator, generator.policy, anchor
-        self.reward, self.prompts, self.watch, self.config, self.seed = reward, prompts, watch, config, seed
-        self.normaliser, self.running_mean = Normaliser(config.normalisation), RunningMean(config.running_decay)
+        self,
+        name: str,
+        generator: Generator,
+        reward: Reward,
+        prompts: Prompts,
+        watch: Watch,
+        config: ReinforceConfig,
+        seed: int,
+    ) -> None:
+        self.name, self.generator, self.reward, self.prompts, self.watch = name, generator, reward, prompts, watch
+        self.config, self.seed = config, seed
+        self.anchor = copy.deepcopy(generator.policy).eval().requires_grad_(False)
+        self.updating = Updating(config, generator.policy, self.anchor)
+        actor = self.updating.actor
+        self.model: nn.Module = generator.policy if actor.value is None and actor.anchor is None else actor
+        self.signals, self.entropy = Signals(config, reward, seed), EntropyController(config.entropy)
+        self.monitors = Monitors(config.monitors)
         self._steps: Iterator[tuple[int, int, list[int]]] | None = None
         self._next = 0
         self._rollout: Rollout | None = None
@@ -67,16 +72,16 @@ class Reinforce:
     def fingerprint(self) -> str:
         """See `Trainee`: the options, the examples, and the anchor, which on resuming must be the one it began with."""
         digest = hashlib.sha256()
-        for weight in self.anchor.parameters():
-            digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        add_weights(digest, self.anchor.parameters())
         for example in [*self.prompts.examples, *self.watch.validation.examples]:
             digest.update(repr((example.source, example.references)).encode())
-        return f"{getattr(self.model, 'options', '')} {self.config} {self.reward.name} {digest.hexdigest()}"
+        return f"{getattr(self.generator.policy, 'options', '')} {self.config} {self.reward.name} {digest.hexdigest()}"
 
-    def losses(self, step: int) -> Iterator[Tensor]:
-        """One step of REINFORCE. Advantages are computed before the samples are cut into micro-batches."""
+    def updates(self, step: int) -> Iterator[Iterator[Tensor]]:
+        """One step: outputs are drawn and judged once; then one update of the policy from them, or several."""
         config, clock = self.config, time.perf_counter
         self.model.eval()  # no dropout: the gradient weighs the distribution that was drawn from
+        move_anchor(config.kl, self.anchor, self.generator.policy, step)
         began = clock()
         numbers = self._sources(step)
         rollout = self._rollout = self._draw(numbers, step)
@@ -84,19 +89,32 @@ class Reinforce:
         judged = self.prompts.judged(rollout.numbers, rollout.texts, rollout.samples.finished.tolist())
         judgement = self.reward.judge(judged)
         scored = clock()
-        anchor_log_prob = self._anchor_log_prob(rollout)
-        divergence = sequence_kl(rollout.samples.log_prob, anchor_log_prob, rollout.samples.tokens.mask)
-        advantages = self._advantages(step, rollout, judgement, divergence, numbers)
-        self._metrics = self.watch.rollout_metrics(rollout, judged, judgement, advantages, divergence)
-        entropy = 0.0
-        for part in rollout.micro_batches(config.micro_batch_tokens):
-            loss, entropies = self._policy_loss(part, advantages)
-            entropy += entropies
-            yield loss
-        if config.mle_weight:
-            yield self._mle_loss(step, numbers)
-        self._metrics["entropy"] = entropy / rollout.samples.tokens.tokens()
+        seen = self.updating.scan(rollout)
+        mask = rollout.samples.tokens.mask
+        divergence = sequence_kl(kl_estimate("k1", rollout.samples.log_prob, seen.anchor_log_prob), mask)
+        further = Further(
+            lambda: self._judge_greedy(numbers), lambda: judge_prefixes(self.reward, judged, self._prefixes(rollout))
+        )
+        targets = self.signals.targets(step, rollout, judgement, seen, further)
+        self._metrics = self.watch.rollout_metrics(rollout, judged, judgement, targets.advantages, divergence)
+        self._metrics |= self.signals.metrics(judgement, targets, rollout.groups.cpu(), step)
+        self._metrics["anchor_nll"] = -float(seen.anchor_log_prob.double().sum()) / rollout.samples.tokens.tokens()
+        tally = Tally(rollout.samples, config.updates_per_rollout)
+        for number in range(config.updates_per_rollout):
+            yield self._losses(step, number, numbers, rollout, targets, seen, tally)
+        self._metrics |= {**tally.metrics(), "kl_coefficient": self.signals.kl.value, "entropy_coefficient": self.entropy.value}
+        self.signals.kl.update(float(divergence.double().mean()), len(rollout.texts))
+        self.entropy.update(self._metrics["entropy"])
         self._durations = {"rollout": drawn - began, "reward": scored - drawn, "update": clock() - scored}
+
+    def _losses(
+        self, step: int, number: int, numbers: Sequence[int], rollout: Rollout, targets: Targets, seen: Seen, tally: Tally
+    ) -> Iterator[Tensor]:
+        """The losses of one update. Targets were computed before the outputs are cut into micro-batches."""
+        for part in rollout.micro_batches(self.config.micro_batch_tokens):
+            yield self.updating.loss(part, targets, seen, tally, number == 0, self.signals.kl.value, self.entropy.value)
+        if self.config.mle_weight:
+            yield self._mle_loss(step, numbers)
 
     # --- the parts of a step
 
@@ -107,55 +125,20 @@ class Reinforce:
         return next(self._steps)[2]
 
     def _draw(self, numbers: Sequence[int], step: int) -> Rollout:
-        config, options = self.config, SamplingOptions(temperature=self.config.temperature)
-        return draw(self.generator, self.prompts, numbers, config.samples_per_source, options, config.limit, self.seed, step)
-
-    @torch.no_grad()
-    def _anchor_log_prob(self, rollout: Rollout) -> Tensor:
-        """The anchor's log-probability of each sampled token, [rows, length]."""
-        found = torch.zeros_like(rollout.samples.log_prob)
-        for part in rollout.micro_batches(self.config.micro_batch_tokens):
-            seen = self.anchor.evaluate(part.sources, part.targets, None, self.config.temperature, part.of_source)
-            found[part.rows, : seen.log_prob.shape[1]] = seen.log_prob.to(found.dtype)
-        return found
-
-    def _advantages(
-        self, step: int, rollout: Rollout, judgement: Any, divergence: Tensor, numbers: Sequence[int]
-    ) -> Advantages:
-        """r̄ - β KL less the baseline; what the log and the gradient see is the same."""
         config = self.config
-        penalty = config.kl.coefficient * divergence.cpu() if config.kl.place == "reward" else torch.zeros(len(divergence))
-        groups = rollout.groups.cpu()
-        if config.control == "constant":
-            return no_baseline(torch.ones(len(groups)) - penalty, torch.ones(len(groups), dtype=torch.bool))
-        rewards, kept = self.normaliser.apply(judgement, groups)
-        if config.control == "shuffled":
-            source = torch.Generator().manual_seed(key(self.seed, "shuffled rewards", step))
-            rewards = shuffle_within_groups(rewards, kept, groups, source)
-        rewards = rewards - penalty
-        greedy = self._greedy_rewards(numbers) if config.baseline == "self_critical" else None
-        advantages = estimate(config.baseline, rewards, kept, groups, self.running_mean, greedy)
-        self.running_mean.update(rewards, kept)
-        return advantages
+        return draw(
+            self.generator, self.prompts, numbers, config.samples_per_source, config.sampling, config.limit, self.seed, step
+        )
 
-    def _greedy_rewards(self, numbers: Sequence[int]) -> Tensor:
-        """The normalised reward of each source's greedy output, on the scale of the samples' moments: [groups]."""
+    def _judge_greedy(self, numbers: Sequence[int]) -> Any:
         texts, finished = greedy_texts(self.generator, self.prompts, numbers, self.config.limit)
-        judgement = self.reward.judge(self.prompts.judged(numbers, texts, finished))
-        return self.normaliser.rescale(judgement, torch.arange(len(numbers)))
+        return self.reward.judge(self.prompts.judged(numbers, texts, finished))
 
-    def _policy_loss(self, part: MicroBatch, advantages: Advantages) -> tuple[Tensor, float]:
-        """The loss of some sample groups, and the sum of their entropies."""
-        config = self.config
-        anchor = self.anchor if config.kl.place == "loss" and config.kl.coefficient else None
-        with autocast(self.generator.device, config.precision):
-            seen = self.generator.policy.evaluate(part.sources, part.targets, anchor, config.temperature, part.of_source)
-        weights = advantages.values.to(seen.log_prob)[part.rows]
-        loss = reinforce_loss(seen.log_prob, seen.mask, weights, max(1, advantages.samples))
-        if seen.kl is not None:
-            counted = advantages.counted.to(seen.mask.device)[part.rows, None] & seen.mask
-            loss = loss + config.kl.coefficient * kl_loss(seen.kl, counted, max(1, advantages.samples))
-        return loss, float(seen.entropy.detach().sum())
+    def _prefixes(self, rollout: Rollout) -> list[list[str]]:
+        """The text before each token of each output."""
+        rows = rollout.samples.tokens.to_lists()
+        texts = iter(self.generator.tokenizer.decode_batch([row[:t] for row in rows for t in range(len(row))]))
+        return [[next(texts) for _ in row] for row in rows]
 
     def _mle_loss(self, step: int, numbers: Sequence[int]) -> Tensor:
         """The negative log-likelihood per token of one reference of each source, drawn anew at each step."""
@@ -181,6 +164,14 @@ class Reinforce:
         """See `Trainee`."""
         return self.watch.validate(self.generator, self.anchor)
 
+    def observe(self, step: int, kind: Literal["train", "validation"], figures: Mapping[str, float]) -> Sequence[Alarm]:
+        """See `Trainee`."""
+        return self.monitors.observe(step, kind, figures)
+
+    def stop_reason(self) -> str | None:
+        """See `Trainee`."""
+        return self.monitors.stop_reason
+
     def samples(self) -> Sequence[Mapping[str, Any]]:
         """See `Trainee`."""
         return self.watch.take_samples()
@@ -193,13 +184,14 @@ class Reinforce:
         return [{"example": i, "source": self.prompts.examples[i].source, "output": text} for i, text in rows]
 
     def state(self) -> dict[str, Any]:
-        """See `Trainee`: the moments of normalisation and baseline."""
-        return {"normaliser": self.normaliser.state_dict(), "running_mean": self.running_mean.state_dict()}
+        """See `Trainee`: moments, multipliers, coefficients, and what the monitors follow."""
+        return {**self.signals.state_dict(), "entropy": self.entropy.state_dict(), "monitors": self.monitors.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """See `Trainee`."""
-        self.normaliser.load_state_dict(state["normaliser"])
-        self.running_mean.load_state_dict(state["running_mean"])
+        self.signals.load_state_dict(state)
+        self.entropy.load_state_dict(state["entropy"])
+        self.monitors.load_state_dict(state["monitors"])
 
 
 def reinforce(
@@ -231,19 +223,32 @@ def reinforce(
         RewardError: when the reward fails.
         TrainingError, CheckpointError: as `guerdon.training.loop.Loop.run`.
     """
+    trainee = trainee_of(generator, reward, examples, config, validation, validate, seed)
+    with surroundings(folder, trainee.name, seed, progress, tensorboard) as around:
+        return Loop(trainee, config.steps, config.loop, config.optimiser, around).run()
+
+
+def trainee_of(
+    generator: Generator,
+    reward: Reward,
+    examples: Sequence[Example],
+    config: ReinforceConfig,
+    validation: Sequence[Example],
+    validate: Validate | None = None,
+    seed: int = 0,
+) -> Reinforce:
+    """What `reinforce` trains, checked: its updates may be asked for without the loop. Arguments and errors as there."""
     if not examples or not validation:
         raise DataError(
             "needs training and validation sources", where="reinforce", cure="give examples and validation examples"
         )
     if config.mle_weight or reward.needs_references:
         _check_references([*examples, *validation], "mle_weight" if config.mle_weight else f"reward {reward.name!r}")
+    if config.shaping == "prefix":
+        check_shaping(reward)
     name = "reinforce" if config.control == "none" else f"reinforce-{config.control}"
-    prompts = Prompts.of(generator, examples)
     watch = Watch(reward, Prompts.of(generator, validation), config.limit, validate)
-    anchor = copy.deepcopy(generator.policy).eval().requires_grad_(False)
-    trainee = Reinforce(name, generator, anchor, reward, prompts, watch, config, seed)
-    with surroundings(folder, name, seed, progress, tensorboard) as around:
-        return Loop(trainee, config.steps, config.loop, config.optimiser, around).run()
+    return Reinforce(name, generator, reward, Prompts.of(generator, examples), watch, config, seed)
 
 
 def _check_references(examples: Sequence[Example], reader: str) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,12 @@ def sha256(path: Path) -> str:
     """The checksum of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def add_weights(digest: hashlib._Hash, parameters: Iterable[Tensor]) -> None:
+    """Takes weights, bit by bit, into a checksum."""
+    for weight in parameters:
+        digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
 def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -10,11 +10,12 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from guerdon.data.draws import key
 from guerdon.errors import TrainingError
@@ -53,7 +54,7 @@ class Outcome:
 
 
 class Loop:
-    """Trains a `Trainee` for ``steps`` optimiser steps, or until its criterion no longer rises."""
+    """Trains a `Trainee` for ``steps`` optimiser steps, until its criterion no longer rises, or until it asks to stop."""
 
     def __init__(
         self, trainee: Trainee, steps: int, options: LoopOptions, optimiser: OptimiserOptions, around: Surroundings
@@ -130,9 +131,27 @@ class Loop:
         rate = learning_rate(self.optimiser_options, step, self.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
+        losses, norms = zip(*(self._update(step, update) for update in self.trainee.updates(step)), strict=True)
+        self.state.step = step
+        values = {
+            "loss": sum(losses) / len(losses),
+            "learning_rate": rate,
+            "grad_norm": sum(norms) / len(norms),
+            "skipped": self.state.skipped,
+            **self.trainee.metrics(),
+        }
+        self.around.log.metrics(self.trainee.name, step, "train", values)
+        self._observe(step, "train", values)
+        self.around.log.samples(self.trainee.name, step, self.trainee.samples())
+        self.around.log.timing(self.trainee.name, step=step, seconds=time.perf_counter() - began, **self.trainee.durations())
+        shown = ("loss", "reward", "kl")
+        self.around.progress.advance(step, {name: values[name] for name in shown if name in values})
+
+    def _update(self, step: int, parts: Iterator[Tensor]) -> tuple[float, float]:
+        """One update of the weights, unless a number is not finite: its loss and the norm of its gradient."""
         self.optimiser.zero_grad(set_to_none=True)
         loss = 0.0
-        for part in self.trainee.losses(step):
+        for part in parts:
             loss += part.item()
             part.backward()
         norm = self._gradient_norm()
@@ -141,19 +160,7 @@ class Loop:
             self.state.skipped_in_a_row = 0
         else:
             self._skip(step, f"loss {loss}, gradient norm {norm}")
-        self.state.step = step
-        values = {
-            "loss": loss,
-            "learning_rate": rate,
-            "grad_norm": norm,
-            "skipped": self.state.skipped,
-            **self.trainee.metrics(),
-        }
-        self.around.log.metrics(self.trainee.name, step, "train", values)
-        self.around.log.samples(self.trainee.name, step, self.trainee.samples())
-        self.around.log.timing(self.trainee.name, step=step, seconds=time.perf_counter() - began, **self.trainee.durations())
-        shown = ("loss", "reward", "kl")
-        self.around.progress.advance(step, {name: values[name] for name in shown if name in values})
+        return loss, norm
 
     def _gradient_norm(self) -> float:
         """The 2-norm of the whole gradient, which is cut to ``clip_norm`` where it is longer."""
@@ -176,6 +183,7 @@ class Loop:
 
     def _end_of_step(self) -> None:
         step, options = self.state.step, self.options
+        self._heed()
         validated = [at for at, _ in self.state.validations]
         if (step % options.validate_every == 0 or self.state.finished) and step not in validated:
             self._validate()
@@ -194,6 +202,7 @@ class Loop:
                 cure="choose another criterion, or look at the outputs in samples.jsonl",
             )
         self.around.log.metrics(self.trainee.name, step, "validation", figures)
+        self._observe(step, "validation", figures)
         self.around.log.samples(self.trainee.name, step, self.trainee.samples())
         shown = "  ".join(f"{name} {figure:.4g}" for name, figure in figures.items())
         self.around.progress.say(f"{self.trainee.name}: step {step} validation  {shown}")
@@ -201,6 +210,18 @@ class Loop:
         self._rank(step)
         if self._settled():
             self.state.finished = f"{self.options.criterion} no longer improves"
+        self._heed()
+
+    def _observe(self, step: int, kind: Literal["train", "validation"], figures: Mapping[str, float]) -> None:
+        """Shows the figures to the trainee, and writes down what it raises an alarm for."""
+        alarms = self.trainee.observe(step, kind, figures)
+        self.around.log.alarms(self.trainee.name, step, [dataclasses.asdict(alarm) for alarm in alarms])
+        for alarm in alarms:
+            self.around.progress.say(f"{self.trainee.name}: step {step} alarm ({alarm.monitor}): {alarm.sentence}")
+
+    def _heed(self) -> None:
+        """Ends the stage where the trainee asks for it."""
+        self.state.finished = self.state.finished or self.trainee.stop_reason() or ""
 
     def _rank(self, step: int) -> None:
         """Keeps the weights of this step where it is among the best; of equal values the earlier one."""

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from guerdon.decoding import LengthLimit, SamplingOptions
 from guerdon.errors import ConfigurationError
-from guerdon.objectives.advantage import Baseline, check_baseline
+from guerdon.objectives.advantage import Baseline
 from guerdon.rewards.normalise import NormaliserOptions
+from guerdon.rewards.weighting import ConstraintOptions, ScheduleOptions
+from guerdon.training.estimators import Estimator, Shaping, ValueOptions, check_estimator
+from guerdon.training.holding import EntropyOptions, KlOptions
+from guerdon.training.monitors import MonitorOptions
 from guerdon.training.precision import Precision, check_precision
 from guerdon.training.schedule import OptimiserOptions
 from guerdon.training.trainee import LoopOptions
@@ -17,46 +23,34 @@ Control = Literal["none", "shuffled", "constant"]
 
 
 @dataclass(frozen=True)
-class KlOptions:
-    """How the policy is held near its anchor, the frozen policy that the stage begins with.
-
-    Attributes:
-        coefficient: β; 0 only measures.
-        place: "reward" takes β · Σ log p/q of each output off its reward (Ziegler et al. 2019), whose gradient is that of
-            E[r] - β KL exactly; "loss" adds β times the exact per-token KL at the sampled prefixes.
-    """
-
-    coefficient: float = 0.05
-    place: Literal["reward", "loss"] = "reward"
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.coefficient < float("inf"):
-            raise ConfigurationError(
-                f"{self.coefficient} is no coefficient", where="reinforce.kl.coefficient", cure="0 or more"
-            )
-        if self.place not in ("reward", "loss"):
-            raise ConfigurationError(f"there is no place {self.place!r}", where="reinforce.kl.place", cure="reward or loss")
-
-
-@dataclass(frozen=True)
 class ReinforceConfig:
     """Options of reinforcement.
 
     Attributes:
-        steps: optimiser steps at the most; ``loop.patience`` stops earlier, when the validation reward has converged.
+        steps: steps at the most, a rollout each; ``loop.patience`` stops earlier, when the validation reward has converged.
         sources_per_step, samples_per_source: a step draws their product.
-        temperature: of the distribution that is drawn from, and whose log-probabilities the gradient weighs.
+        temperature, top_p: of the distribution that is drawn from, and whose log-probabilities the gradient weighs.
         limit: the longest output.
-        baseline: what rewards are compared with.
+        estimator: of the gradient; see `guerdon.training.estimators.Estimator`.
+        baseline: what rewards are compared with, for the estimator reinforce; left out, leave_one_out.
         running_decay: of the running mean's memory of earlier batches; for ``baseline="running_mean"``.
+        value: the value head, for the estimator ppo; left out, its defaults.
+        sharpness: the exponent α of minimum risk training; left out, 0.005 as in the paper.
+        updates_per_rollout: optimiser updates from the same outputs; from the second on the ratio of the policy's
+            probabilities, now to when they were drawn, weighs each token, clipped.
+        clip_low, clip_high: a token counts no further once its ratio has left [1 - low, 1 + high] the way its advantage pulls.
+        shaping: "prefix" gives each token the rise of the reward that it brought, for rewards that score prefixes.
         normalisation: of the rewards, before the baseline.
+        schedules, constraints: by reward part: a weight that moves, or one that holds the part above a bound.
         kl: the hold on the anchor.
+        entropy: a bonus for it.
         mle_weight: weight of the negative log-likelihood (per token) of one reference of each source, added to the loss.
         control: none, or a control that differs only in the reward: "shuffled" permutes the normalised rewards within
             each sample group (within the batch where a group has one sample), "constant" gives every sample +1 with no
             baseline and no normalisation.
         micro_batch_tokens: padded positions of a micro-batch; changes speed and memory only.
         precision: of the gradient's pass; rollouts are float32.
+        monitors: what is watched for while it trains.
         optimiser, loop: see there.
     """
 
@@ -64,22 +58,34 @@ class ReinforceConfig:
     sources_per_step: int = 32
     samples_per_source: int = 4
     temperature: float = 1.0
+    top_p: float = 1.0
     limit: LengthLimit = field(default_factory=lambda: LengthLimit(absolute=96))
-    baseline: Baseline = "leave_one_out"
+    estimator: Estimator = "reinforce"
+    baseline: Baseline | None = None
     running_decay: float = 0.95
+    value: ValueOptions | None = None
+    sharpness: float | None = None
+    updates_per_rollout: int = 1
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    shaping: Shaping = "none"
     normalisation: NormaliserOptions = field(default_factory=NormaliserOptions)
+    schedules: Mapping[str, ScheduleOptions] = field(default_factory=dict)
+    constraints: Mapping[str, ConstraintOptions] = field(default_factory=dict)
     kl: KlOptions = field(default_factory=KlOptions)
+    entropy: EntropyOptions = field(default_factory=EntropyOptions)
     mle_weight: float = 0.0
     control: Control = "none"
     micro_batch_tokens: int = 8192
     precision: Precision = "float32"
+    monitors: MonitorOptions = field(default_factory=MonitorOptions)
     optimiser: OptimiserOptions = field(
         default_factory=lambda: OptimiserOptions(learning_rate=1e-4, warmup_steps=10, schedule="constant", weight_decay=0.0)
     )
     loop: LoopOptions = field(default_factory=lambda: LoopOptions(validate_every=25, criterion="reward", higher_is_better=True))
 
     def __post_init__(self) -> None:
-        for name in ("steps", "sources_per_step", "samples_per_source", "micro_batch_tokens"):
+        for name in ("steps", "sources_per_step", "samples_per_source", "updates_per_rollout", "micro_batch_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{getattr(self, name)} is too few", where=f"reinforce.{name}", cure="give at least 1")
         if self.control not in get_args(Control):
@@ -99,5 +105,23 @@ class ReinforceConfig:
                 where="reinforce.normalisation.kind",
                 cure="draw more samples_per_source, or normalise by running or batch",
             )
-        check_baseline(self.baseline, self.samples_per_source)
-        SamplingOptions(temperature=self.temperature)
+        if not (0 < self.clip_low <= 1 and 0 < self.clip_high < math.inf):
+            raise ConfigurationError(
+                f"[1 - {self.clip_low}, 1 + {self.clip_high}] is no range of ratios",
+                where="reinforce.clip_low, clip_high",
+                cure="give more than 0, and clip_low at most 1",
+            )
+        check_estimator(self.estimator, self.baseline, self.samples_per_source, self.value, self.sharpness, self.shaping)
+        drawn = self.sources_per_step * self.samples_per_source
+        if self.kl.target is not None and drawn >= 5 * self.kl.horizon:
+            raise ConfigurationError(
+                f"a step draws {drawn} samples, and the horizon is {self.kl.horizon}",
+                where="reinforce.kl.horizon",
+                cure="choose a horizon of several steps' samples",
+            )
+        _ = self.sampling
+
+    @property
+    def sampling(self) -> SamplingOptions:
+        """The distribution that outputs are drawn from."""
+        return SamplingOptions(temperature=self.temperature, top_p=self.top_p)

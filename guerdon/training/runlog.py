@@ -1,7 +1,7 @@
-"""What a run writes down while it trains: ``metrics.jsonl``, ``samples.jsonl``, ``timings.jsonl``, TensorBoard events.
+"""What a run writes down while it trains: metrics, samples, skipped steps and alarms, timings, and TensorBoard events.
 
-The first two belong to what was computed: a run that is cut and resumed cuts them back to its checkpoint and writes the same
-bytes again. Durations differ from one machine and hour to the next, and live apart.
+All but the last two belong to what was computed: a run that is cut and resumed cuts them back to its checkpoint and writes
+the same bytes again. Durations differ from one machine and hour to the next, and live apart.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 from guerdon.errors import CheckpointError, TrainingError
 
 METRICS, SAMPLES, SKIPPED_STEPS, TIMINGS = "metrics.jsonl", "samples.jsonl", "skipped_steps.jsonl", "timings.jsonl"
-_EXACT = (METRICS, SAMPLES, SKIPPED_STEPS)
+ALARMS = "alarms.jsonl"
+_EXACT = (METRICS, SAMPLES, SKIPPED_STEPS, ALARMS)
 
 
 @contextmanager
@@ -66,6 +67,10 @@ class RunLog:
     def skipped_step(self, stage: str, step: int, reason: str, batch: Sequence[Mapping[str, Any]]) -> None:
         """Keeps the batch of a step that was skipped because a number was not finite."""
         self._append(SKIPPED_STEPS, [{"stage": stage, "step": step, "reason": reason, "batch": list(batch)}])
+
+    def alarms(self, stage: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Lines of ``alarms.jsonl``, which is there, empty, where no monitor has fired."""
+        self._append(ALARMS, [{"stage": stage, "step": step, **row} for row in rows])
 
     def timing(self, stage: str, **values: float | str) -> None:
         """One line of ``timings.jsonl``."""

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,11 +19,19 @@ from guerdon.generator import Generator
 from guerdon.objectives.likelihood import label_smoothed_nll
 from guerdon.training.precision import Precision, autocast, check_precision
 from guerdon.training.schedule import OptimiserOptions
-from guerdon.training.trainee import LoopOptions
+from guerdon.training.trainee import LoopOptions, PlainTrainee
 
 Corruption = Callable[[int, Batch], Batch]
 Validate = Callable[[Generator], Mapping[str, float]]
 _VALIDATION_TOKENS = 8192  # of a validation batch; forward only
+
+
+class HasLengths(Protocol):
+    """What batches are cut from."""
+
+    def lengths(self) -> tuple[list[int], list[int]]:
+        """The tokens of each source and of its target."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class SupervisedOptions:
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ConfigurationError(f"{self.label_smoothing} is not a share", where="label_smoothing", cure="0 to below 1")
 
-    def total_steps(self, pairs: Pairs, seed: int) -> int:
+    def total_steps(self, pairs: HasLengths, seed: int) -> int:
         """The optimiser steps of the whole stage."""
         if self.steps is not None:
             return self.steps
@@ -88,7 +96,7 @@ class Pairs:
         return [len(ids) for ids in self.sources], [len(ids) for ids in self.targets]
 
 
-class Supervised:
+class Supervised(PlainTrainee):
     """Minimises the label-smoothed negative log-likelihood of targets. See `guerdon.training.loop.Trainee`."""
 
     begins_trained = False
@@ -118,7 +126,7 @@ class Supervised:
         return f"{getattr(self.model, 'options', '')} {self._options} {data}"
 
     def losses(self, step: int) -> Iterator[Tensor]:
-        """See `Trainee`. The loss of a step is a mean over its target tokens, however it is cut."""
+        """The losses of the only update of a step: a mean over its target tokens, however it is cut."""
         epoch, batch = self._at(step)
         self.model.train()
         tokens, nll = batch.targets.tokens(), 0.0
@@ -132,19 +140,11 @@ class Supervised:
         """See `Trainee`."""
         return self._metrics
 
-    def durations(self) -> Mapping[str, float]:
-        """See `Trainee`."""
-        return {}
-
     def validate(self, step: int) -> Mapping[str, float]:
         """The validation pairs' negative log-likelihood per token, and what the stage's ``validate`` adds."""
         self.model.eval()
         figures = {"nll": self._validation_nll()} if len(self._validation) else {}
         return {**figures, **(self._validate(self.generator) if self._validate else {})}
-
-    def samples(self) -> Sequence[Mapping[str, Any]]:
-        """See `Trainee`."""
-        return []
 
     def batch(self) -> Sequence[Mapping[str, Any]]:
         """See `Trainee`: the numbers and texts of the step's pairs."""
@@ -157,13 +157,6 @@ class Supervised:
             strict=True,
         )
         return [{"pair": number, "source": source, "target": target} for number, source, target in texts]
-
-    def state(self) -> dict[str, Any]:
-        """See `Trainee`: the step alone says where in the data it is."""
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """See `Trainee`."""
 
     def _at(self, step: int) -> tuple[int, Batch]:
         if self._steps is None or step != self._next:

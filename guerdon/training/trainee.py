@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
 from guerdon.errors import ConfigurationError
-
-_HIGHER_IS_BETTER = {"nll": False, "kl": False, "reward": True, "bleu": True, "chrf": True}
+from guerdon.training.figures import check_direction
+from guerdon.training.monitors import Alarm
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class LoopOptions:
     Attributes:
         validate_every: steps between validations.
         checkpoint_every: steps between checkpoints; there is one at every validation too.
-        criterion: the validation figure by which checkpoints are chosen and the stage may stop.
+        criterion: the validation figure by which checkpoints are chosen and the stage may stop. Any that validation measures:
+            where the reward is optimised, a held-out one such as "bleu" keeps the checkpoint that is best by it.
         higher_is_better: its direction.
         patience: stop after so many validations in a row without a rise of the criterion; None never stops early.
         tolerance: a rise of no more than this is no rise.
@@ -48,12 +50,7 @@ class LoopOptions:
             raise ConfigurationError(
                 "average_best and tolerance must not be negative, and patience must be at least 1", where="training"
             )
-        if _HIGHER_IS_BETTER.get(self.criterion, self.higher_is_better) != self.higher_is_better:
-            raise ConfigurationError(
-                f"higher_is_better is {self.higher_is_better}, so that the worst {self.criterion} would be chosen",
-                where="loop.higher_is_better",
-                cure=f"give {not self.higher_is_better}",
-            )
+        check_direction(self.criterion, self.higher_is_better, "loop.higher_is_better")
 
 
 class Trainee(Protocol):
@@ -67,8 +64,12 @@ class Trainee(Protocol):
         """All that decides what is computed, beside seed, weights and the loop's options: a checkpoint fits no other."""
         ...
 
-    def losses(self, step: int) -> Iterator[Tensor]:
-        """The losses of the step's micro-batches, one at a time; their sum is the step's loss."""
+    def updates(self, step: int) -> Iterator[Iterator[Tensor]]:
+        """The updates of the step, one after the other: most stages have one.
+
+        Each gives the losses of its micro-batches, one at a time; their sum is the update's loss. The weights are updated
+        before the next update is asked for.
+        """
         ...
 
     def metrics(self) -> Mapping[str, float]:
@@ -81,6 +82,14 @@ class Trainee(Protocol):
 
     def validate(self, step: int) -> Mapping[str, float]:
         """Figures on validation data, the criterion among them."""
+        ...
+
+    def observe(self, step: int, kind: Literal["train", "validation"], figures: Mapping[str, float]) -> Sequence[Alarm]:
+        """Is shown all that is logged of a step or of a validation, once; returns what is worth an alarm."""
+        ...
+
+    def stop_reason(self) -> str | None:
+        """Why the stage should end now, by what was observed; None to go on."""
         ...
 
     def samples(self) -> Sequence[Mapping[str, Any]]:
@@ -98,3 +107,38 @@ class Trainee(Protocol):
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes back what `state` gave."""
         ...
+
+
+class PlainTrainee(ABC):
+    """What stages share that make one update a step from data alone: nothing to watch, and no state but the step."""
+
+    @abstractmethod
+    def losses(self, step: int) -> Iterator[Tensor]:
+        """The losses of the step's only update, micro-batch by micro-batch."""
+
+    def updates(self, step: int) -> Iterator[Iterator[Tensor]]:
+        """See `Trainee`."""
+        yield self.losses(step)
+
+    def durations(self) -> Mapping[str, float]:
+        """See `Trainee`."""
+        return {}
+
+    def observe(self, step: int, kind: Literal["train", "validation"], figures: Mapping[str, float]) -> Sequence[Alarm]:
+        """See `Trainee`: the monitors are for rewards."""
+        return []
+
+    def stop_reason(self) -> str | None:
+        """See `Trainee`."""
+        return None
+
+    def samples(self) -> Sequence[Mapping[str, Any]]:
+        """See `Trainee`."""
+        return []
+
+    def state(self) -> dict[str, Any]:
+        """See `Trainee`: the step alone says where in the data it is."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027  (nothing to take back is what most mean)
+        """See `Trainee`."""

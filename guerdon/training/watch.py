@@ -11,6 +11,7 @@ from torch import Tensor
 from guerdon.data.padded import Padded
 from guerdon.decoding import DecodingOptions, LengthLimit
 from guerdon.generator import Generator
+from guerdon.metrics.degeneration import text_figures
 from guerdon.models.policy import Policy
 from guerdon.objectives.advantage import Advantages
 from guerdon.rewards.base import Judged, Judgement, Reward
@@ -44,12 +45,12 @@ class Watch:
         self, rollout: Rollout, judged: Judged, judgement: Judgement, advantages: Advantages, divergence: Tensor
     ) -> dict[str, float]:
         """Of one step's samples: raw reward parts, what the policy is trained on, divergence, lengths."""
-        counted, finished = advantages.counted, rollout.samples.finished.tolist()
+        counted, finished, each = advantages.counted, rollout.samples.finished.tolist(), _of_output(advantages, rollout)
         for row in range(0, len(rollout.texts), -(-len(rollout.texts) // _STEP_SAMPLES)):
             kept = {"source": judged.sources[row], "output": rollout.texts[row], "finished": finished[row]}
-            advantage = float(advantages.values[row])
+            advantage = float(each[row])
             self._samples.append({"kind": "train", **kept, "parts": _row(judgement, row), "advantage": advantage})
-        trained = advantages.values[counted].double()
+        trained = each[counted]
         tokens = rollout.samples.tokens
         return {
             **reward_means(judgement),
@@ -60,6 +61,7 @@ class Watch:
             "finished": float(rollout.samples.finished.double().mean()),
             "samples": float(advantages.samples),
             "tokens": float(tokens.tokens()),
+            **text_figures(judged.sources, judged.outputs),
         }
 
     def validate(self, generator: Generator, anchor: Policy) -> dict[str, float]:
@@ -79,6 +81,7 @@ class Watch:
             "kl": self._divergence(generator, anchor, targets),
             "length": sum(map(len, targets)) / len(targets),
             "finished": sum(finished) / len(finished),
+            **text_figures([e.source for e in examples], texts),
             **further,
         }
 
@@ -92,6 +95,12 @@ class Watch:
             seen = generator.policy.evaluate(self.validation.padded(numbers, generator), written, anchor)
             total += float(seen.kl.double().sum())
         return total / len(targets)
+
+
+def _of_output(advantages: Advantages, rollout: Rollout) -> Tensor:
+    """The advantage of each output, the mean over its tokens where each token has its own: float64 [n]."""
+    values = advantages.values.double()
+    return values if values.ndim == 1 else values.sum(1) / rollout.samples.tokens.lengths.cpu().clamp(min=1)
 
 
 def reward_means(judgement: Judgement) -> dict[str, float]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -23,7 +24,9 @@ from guerdon.models.huggingface import HuggingFacePolicy
 from guerdon.rewards import FunctionReward, Reward
 from guerdon.rewards.normalise import NormaliserOptions
 from guerdon.stages.reinforce import reinforce
-from guerdon.training.reinforcement import KlOptions, ReinforceConfig
+from guerdon.training.holding import KlOptions
+from guerdon.training.monitors import MonitorOptions
+from guerdon.training.reinforcement import ReinforceConfig
 from guerdon.training.schedule import OptimiserOptions
 from guerdon.training.trainee import LoopOptions
 
@@ -144,6 +147,57 @@ def test_every_baseline_and_normalisation_trains(baseline: Any, normalisation: A
     outcome = reinforce(generator, FunctionReward(brevity), EXAMPLES[:16], chosen, EXAMPLES[16:], folder=tmp_path, seed=5)
     assert outcome.skipped == 0
     assert any(not torch.equal(tensor, before[name]) for name, tensor in weights(generator).items())
+
+
+def test_a_policy_that_becomes_sure_raises_an_alarm_and_a_resumed_one_the_same(tmp_path: Path) -> None:
+    """The reward pays for brevity; the run is cut in the step in which the alarm would come, and goes on."""
+    chosen = config(steps=40, monitors=MonitorOptions(window=4, entropy_collapse=0.85))
+    reinforce(own(), FunctionReward(brevity), EXAMPLES[:16], chosen, EXAMPLES[16:], folder=tmp_path / "whole", seed=5)
+    alarms = alarms_of(tmp_path / "whole")
+    first = next(row for row in alarms if row["monitor"] == "entropy_collapse")
+    levels = [row["entropy"] for row in lines(tmp_path / "whole", "train")]
+    now, begin = median(levels[first["step"] - 4 : first["step"]]), median(levels[:4])
+    assert f"now {now:.3g} nats per token, {begin:.3g} at the beginning" in first["sentence"]
+    assert now / begin < 0.85 <= median(levels[first["step"] - 5 : first["step"] - 1]) / begin
+
+    calls = [0]
+
+    def cut(sources: list[str], outputs: list[str], references: list[list[str]]) -> list[float]:
+        calls[0] += 1
+        if calls[0] == first["step"] + 1:
+            raise RuntimeError("cut")
+        return brevity(sources, outputs, references)
+
+    with pytest.raises(RewardError, match="cut"):
+        reinforce(own(), FunctionReward(cut, "brevity"), EXAMPLES[:16], chosen, EXAMPLES[16:], folder=tmp_path / "cut", seed=5)
+    reinforce(own(), FunctionReward(brevity), EXAMPLES[:16], chosen, EXAMPLES[16:], folder=tmp_path / "cut", seed=5)
+    assert alarms_of(tmp_path / "cut") == alarms
+
+
+def alarms_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "alarms.jsonl").read_text().splitlines()]
+
+
+def falling() -> Callable[[Generator], dict[str, float]]:
+    """A held-out figure that gets worse from one validation to the next."""
+    calls = iter(range(100))
+    return lambda generator: {"bleu": 60.0 - 5 * next(calls)}
+
+
+def test_a_run_stops_where_the_held_out_figure_falls_and_keeps_the_best_by_it(tmp_path: Path) -> None:
+    """What it began with is best on the held-out figure, and is kept, though the reward rose."""
+    loop = LoopOptions(validate_every=6, checkpoint_every=6, criterion="bleu", higher_is_better=True)
+    chosen = config(steps=60, loop=loop, monitors=MonitorOptions(held_out="bleu", held_out_smoothing=1, stop=True))
+    generator = POLICIES["t5"]()
+    before = weights(generator)
+    outcome = reinforce(
+        generator, FunctionReward(letter_g), EXAMPLES[:16], chosen, EXAMPLES[16:], falling(), folder=tmp_path, seed=5
+    )
+    rewards = {row["step"]: row["reward"] for row in lines(tmp_path, "validation")}
+    assert "bleu, which is held out, gets worse" in outcome.reason
+    assert outcome.steps == next(step for step, reward in rewards.items() if step and reward > rewards[0]) < 60
+    assert [row["monitor"] for row in alarms_of(tmp_path) if row["step"] == outcome.steps] == ["held_out_fall"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(generator).items())
 
 
 def test_controls_differ_in_the_reward_only(tmp_path: Path) -> None:

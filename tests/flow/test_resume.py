@@ -23,7 +23,14 @@ from helpers.resumable import STAGES, generator
 from guerdon.errors import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[2]
-EXACT = ("metrics.jsonl", "samples.jsonl", "model/model.safetensors", "model/config.json", "model/tokenizer.json")
+EXACT = (
+    "metrics.jsonl",
+    "samples.jsonl",
+    "alarms.jsonl",
+    "model/model.safetensors",
+    "model/config.json",
+    "model/tokenizer.json",
+)
 PATIENCE = 120.0  # seconds after which a test gives up waiting for a process
 
 
@@ -83,7 +90,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in EXACT}
 
 
-@pytest.mark.parametrize(("stage", "seed"), [("finetune", 1), ("pretrain", 2), ("reinforce", 3)])
+@pytest.mark.parametrize(("stage", "seed"), [("finetune", 1), ("pretrain", 2), ("reinforce", 3), ("prefer", 4)])
 def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(stage: str, seed: int, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     complete(stage, whole)
@@ -106,18 +113,19 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(stage: st
     assert all(name.startswith("step-") for name in left[1:])
 
 
-def test_a_finished_reinforcement_is_taken_up_by_its_own_anchor_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["reinforce", "prefer"])
+def test_a_finished_stage_is_taken_up_by_its_own_anchor_only(stage: str, tmp_path: Path) -> None:
     """A script that is run again gets the same outcome; a policy that is trained already would be another anchor."""
     made = generator()
-    outcome = STAGES["reinforce"](made, tmp_path)
+    outcome = STAGES[stage](made, tmp_path)
     logged = (tmp_path / "metrics.jsonl").read_bytes()
     again = generator()
-    assert STAGES["reinforce"](again, tmp_path) == outcome
+    assert STAGES[stage](again, tmp_path) == outcome
     assert all(torch.equal(tensor, again.policy.state_dict()[name]) for name, tensor in made.policy.state_dict().items())
     before = {name: tensor.clone() for name, tensor in made.policy.state_dict().items()}
     with torch.no_grad():
         made.policy.decoder_norm.bias += 0.1
     with pytest.raises(CheckpointError, match="another model"):
-        STAGES["reinforce"](made, tmp_path)
+        STAGES[stage](made, tmp_path)
     assert torch.equal(made.policy.decoder_norm.bias, before["decoder_norm.bias"] + 0.1)
     assert (tmp_path / "metrics.jsonl").read_bytes() == logged

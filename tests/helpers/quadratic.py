@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from guerdon.training.around import surroundings
 from guerdon.training.loop import Loop, Outcome
+from guerdon.training.monitors import Alarm
 from guerdon.training.progress import Progressing
 from guerdon.training.schedule import OptimiserOptions
 from guerdon.training.trainee import LoopOptions
@@ -27,6 +29,8 @@ class Quadratic:
         label: the fingerprint.
         begins_trained: whether it is validated before its first step.
         crash_at_checkpoint: raises KeyboardInterrupt when this checkpoint (from 1) is about to be written.
+        alarms: (step, kind) of what it raises an alarm for.
+        enough: the number of alarms after which it asks to stop.
         choices: the figures of the best weights and of their mean, where the loop compares the two at the end.
     """
 
@@ -40,6 +44,8 @@ class Quadratic:
         criterion: str = "score",
         label: str = "",
         choices: Sequence[float] = (),
+        alarms: Sequence[tuple[int, str]] = (),
+        enough: float = math.inf,
         begins_trained: bool = False,
         crash_at_checkpoint: int | None = None,
     ) -> None:
@@ -52,12 +58,17 @@ class Quadratic:
         self.begins_trained = begins_trained
         self.crash_at_checkpoint, self.checkpoints = crash_at_checkpoint, 0
         self.seen = 0
+        self.alarms, self.enough, self.alarmed = alarms, enough, 0
+        self.observed: list[tuple[int, str, dict[str, float]]] = []
         self.validated: list[tuple[int, float]] = []
 
     def fingerprint(self) -> str:
         return self.label
 
-    def losses(self, step: int) -> Iterator[Tensor]:
+    def updates(self, step: int) -> Iterator[Iterator[Tensor]]:
+        yield self._losses(step)
+
+    def _losses(self, step: int) -> Iterator[Tensor]:
         self.seen += step
         noise = torch.rand(4, dtype=torch.float64)
         for part in (slice(0, 2), slice(2, 4)):
@@ -84,6 +95,15 @@ class Quadratic:
         figure = self.choices[again - 1] if again and self.choices else self.script.get(step, distance)
         return {self.criterion: figure, "distance": distance}
 
+    def observe(self, step: int, kind: str, figures: Mapping[str, float]) -> Sequence[Alarm]:
+        self.observed.append((step, kind, dict(figures)))
+        alarms = [Alarm("hunch", step, f"{kind} of step {step}")] if (step, kind) in self.alarms else []
+        self.alarmed += len(alarms)
+        return alarms
+
+    def stop_reason(self) -> str | None:
+        return "enough alarms" if self.alarmed >= self.enough else None
+
     def samples(self) -> Sequence[Mapping[str, Any]]:
         return [{"weight": self.model.weight[0, 0].item()}]
 
@@ -94,10 +114,10 @@ class Quadratic:
         self.checkpoints += 1
         if self.checkpoints == self.crash_at_checkpoint:
             raise KeyboardInterrupt
-        return {"seen": self.seen}
+        return {"seen": self.seen, "alarmed": self.alarmed}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.seen = state["seen"]
+        self.seen, self.alarmed = state["seen"], state["alarmed"]
 
 
 def train(

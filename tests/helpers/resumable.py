@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import torch
 
 from guerdon.data.batches import BatchOptions
+from guerdon.data.comparisons import Comparison
 from guerdon.data.tokenizer import Tokenizer
 from guerdon.decoding import LengthLimit
 from guerdon.generator import Generator
@@ -17,9 +20,12 @@ from guerdon.quickstart.corpus import build
 from guerdon.rewards.normalise import NormaliserOptions
 from guerdon.rewards.overlap import SentenceChrf
 from guerdon.stages.finetune import FinetuneConfig, finetune
+from guerdon.stages.prefer import prefer
 from guerdon.stages.pretrain import PretrainConfig, pretrain
 from guerdon.stages.reinforce import reinforce
 from guerdon.training.loop import Outcome
+from guerdon.training.monitors import MonitorOptions
+from guerdon.training.preferences import PreferConfig
 from guerdon.training.reinforcement import ReinforceConfig
 from guerdon.training.trainee import LoopOptions
 
@@ -60,13 +66,26 @@ def reinforced(made: Generator, folder: Path) -> Outcome:
         baseline="running_mean",
         normalisation=NormaliserOptions("running"),
         mle_weight=0.1,
+        monitors=MonitorOptions(window=2, length_drift=0.01, entropy_collapse=0.99, clear=0.99),  # many alarms
         loop=RISING,
     )
     return reinforce(made, SentenceChrf(), TRAINING, config, VALIDATION, folder=folder, seed=3)
 
 
+def preferred(made: Generator, folder: Path) -> Outcome:
+    """Its anchor is the policy that the first process began with, which a checkpoint does not hold."""
+    pairs = [
+        Comparison.of_pair(e.source, e.references[0], other.references[0], weight=1 + i % 2)
+        for i, (e, other) in enumerate(itertools.pairwise([*TRAINING, *VALIDATION]))
+    ]
+    loop = dataclasses.replace(RISING, criterion="margin")
+    config = PreferConfig(steps=25, batch=BATCH, accumulation=2, loop=loop)
+    return prefer(made, pairs[: len(TRAINING) - 1], config, pairs[len(TRAINING) :], folder=folder, seed=3)
+
+
 STAGES: dict[str, Callable[[Generator, Path], Outcome]] = {
     "finetune": finetuned,
+    "prefer": preferred,
     "pretrain": pretrained,
     "reinforce": reinforced,
 }

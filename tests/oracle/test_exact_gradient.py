@@ -1,156 +1,18 @@
 """The policy gradient, as training computes it, against the exact gradient of the expected reward.
 
-A tiny policy has finitely many outputs, those cut off at the length limit included. Every ordered tuple of them, weighted
-with its probability, goes through training's own functions (`estimate`, `reinforce_loss`, `policy.evaluate`); the sum of
-their gradients is the estimator's expectation, without any sampling error. The truth is J = sum_x sum_y p(y|x) r(x, y) / X,
-differentiated where p is a product of softmaxes of the bare logits, written out here and nowhere else.
-
-Axes: x sources (X), y outputs of one source (Y), n samples of each source, k ordered tuples.
+How the expectations are found stands in `helpers.exact`. The truth is J = sum_x sum_y p(y|x) r(x, y) / X.
 """
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
+from helpers.exact import LIMIT, SOURCES, Oracle, assert_exact, oracle_of
 from torch import Tensor
 
-from guerdon.data.padded import Padded
-from guerdon.models.transformer import Transformer, TransformerOptions
-from guerdon.objectives.advantage import RunningMean, constant, estimate
-from guerdon.objectives.divergence import sequence_kl
+from guerdon.objectives.advantage import RunningMean, constant, estimate, group_mean
+from guerdon.objectives.divergence import kl_estimate, sequence_kl
 from guerdon.objectives.policy_gradient import kl_loss, reinforce_loss
-
-SOURCES = Padded.from_lists([[5, 4, 3], [3]])
-LIMIT = 3
-
-
-def own(seed: int, **settings: object) -> torch.nn.Module:
-    """Allowed: the end and two words (6 less pad, start and mask)."""
-    torch.manual_seed(seed)
-    options = TransformerOptions(
-        vocabulary_size=6, width=8, heads=2, encoder_layers=1, decoder_layers=1, feed_forward=16, dropout=0.0, **settings
-    )
-    return spread(Transformer(options), seed)
-
-
-def t5(seed: int) -> torch.nn.Module:
-    """Allowed: the end and two words; the settings rule out two more."""
-    return adapter("tiny_t5", seed, suppress=[4, 5])
-
-
-def bart(seed: int) -> torch.nn.Module:
-    """Allowed: the end, the begin token and a word; the settings rule out two more, and force the first token."""
-    return adapter("tiny_bart", seed, suppress=[4, 5])
-
-
-def adapter(make: str, seed: int, suppress: list[int]) -> torch.nn.Module:
-    pytest.importorskip("transformers")
-    from helpers import tiny_models
-
-    from guerdon.models.huggingface import HuggingFacePolicy
-
-    model = getattr(tiny_models, make)(vocabulary=6, seed=seed)
-    model.generation_config.suppress_tokens = suppress
-    return HuggingFacePolicy(spread(tiny_models.in_float64(model), seed))
-
-
-def spread(model: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Moves every parameter, norms and biases too, so that each has a gradient that could be wrong."""
-    generator = torch.Generator().manual_seed(seed)
-    model = model.double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64), alpha=0.3)
-    return model
-
-
-POLICIES = {
-    "own": own,
-    "own-rotary-post-swiglu": lambda seed: own(
-        seed, positions="rotary", norm="post", activation="swiglu", tied_embeddings=False
-    ),
-    "t5": t5,
-    "bart": bart,
-}
-
-
-class Oracle:
-    """A policy, every output it can write, a reward for each, and the exact expectations."""
-
-    def __init__(self, name: str, limit: int = LIMIT) -> None:
-        self.policy, self.anchor = POLICIES[name](0), POLICIES[name](1).requires_grad_(False)
-        self.outputs = every_output(self.policy, limit)
-        self.size = len(self.outputs)
-        self.rewards = torch.randn(2, self.size, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * 2 + 0.7
-
-    @property
-    def pairs(self) -> tuple[Padded, Padded]:
-        """Every source with every output, [X * Y] rows."""
-        rows = torch.arange(2).repeat_interleave(self.size)
-        return SOURCES.select(rows), Padded.from_lists(self.outputs * 2)
-
-    def log_probabilities(self, policy: torch.nn.Module) -> Tensor:
-        """log p(y | x), [X, Y]: one row at a time, softmax by hand, without evaluate."""
-        totals = []
-        for source, output in itertools.product(SOURCES.to_lists(), self.outputs):
-            logits = policy.logits(Padded.from_lists([source]), Padded.from_lists([output]))
-            total = torch.zeros((), dtype=torch.float64)
-            for position, token in enumerate(output):
-                weights = torch.stack([logits[position, other].exp() for other in policy.allowed.nonzero()[:, 0]])
-                total = total + logits[position, token] - weights.sum().log()
-            totals.append(total)
-        return torch.stack(totals).view(2, self.size)
-
-    def gradient(self, value: Tensor) -> Tensor:
-        parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
-        parts = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
-        return torch.cat([part.flatten() for part in parts])
-
-    def expected_gradient(self, samples: int, advantages, rewards: Tensor, sources: tuple[int, ...] = (0, 1)) -> Tensor:
-        """The expectation of the ascent direction with ``samples`` outputs of each of ``sources`` in a batch.
-
-        ``advantages(rewards [n], kept [n], groups [n])`` is asked for every tuple on its own, as training does; the loss is
-        linear in what it answers, so that one call of `reinforce_loss` can sum over the tuples.
-        """
-        pairs_of_sources, targets = self.pairs
-        evaluation = self.policy.evaluate(pairs_of_sources, targets)
-        probability = evaluation.log_prob.detach().sum(1).exp()
-        groups = torch.arange(len(sources)).repeat_interleave(samples)
-        kept = torch.ones(len(groups), dtype=torch.bool)
-        first = torch.tensor(sources)[groups] * self.size
-        weights = torch.zeros(len(probability), dtype=torch.float64)
-        for choice in itertools.product(range(self.size), repeat=len(groups)):
-            rows = first + torch.tensor(choice)
-            values = advantages(rewards[rows], kept, groups).values
-            weights.index_add_(0, rows, probability[rows].prod() * values)
-        return self.gradient(-reinforce_loss(evaluation.log_prob, evaluation.mask, weights, len(groups)))
-
-    def exact_gradient(self, rewards: Tensor, sources: tuple[int, ...] = (0, 1)) -> Tensor:
-        probability = self.log_probabilities(self.policy).exp()
-        return self.gradient((probability * rewards.view(2, -1))[list(sources)].sum() / len(sources))
-
-
-def every_output(policy: torch.nn.Module, limit: int) -> list[list[int]]:
-    """Everything that ends within the limit, and everything that is cut off there."""
-    words = [token for token in policy.allowed.nonzero()[:, 0].tolist() if token != policy.end_id]
-    ended = [[*body, policy.end_id] for length in range(limit) for body in itertools.product(words, repeat=length)]
-    return ended + [list(body) for body in itertools.product(words, repeat=limit)]
-
-
-_ORACLES: dict[str, Oracle] = {}
-
-
-@pytest.fixture(params=POLICIES)
-def oracle(request: pytest.FixtureRequest) -> Oracle:
-    return _ORACLES.setdefault(request.param, Oracle(request.param))
-
-
-def assert_exact(found: Tensor, wanted: Tensor) -> None:
-    assert wanted.norm() > 1e-2
-    assert ((found - wanted).norm() / wanted.norm()).item() < 1e-10
 
 
 def of(baseline: str, **settings: object):
@@ -207,6 +69,7 @@ def test_running_mean_of_earlier_batches(oracle):
 
 
 def test_self_critical(oracle):
+    """ReMax is the same estimator."""
     rewards = oracle.rewards.flatten()
     found = oracle.expected_gradient(1, of("self_critical", greedy_rewards=greedy_rewards(oracle)), rewards)
     assert_exact(found, oracle.exact_gradient(rewards))
@@ -221,7 +84,7 @@ def test_leave_one_out(oracle, source, samples):
 
 @pytest.mark.parametrize("name", ["own", "t5"])
 def test_leave_one_out_of_two_sources_in_one_batch(name):
-    oracle = Oracle(name, limit=2)
+    oracle = oracle_of(name, limit=2)
     rewards = oracle.rewards.flatten()
     assert_exact(oracle.expected_gradient(2, of("leave_one_out"), rewards), oracle.exact_gradient(rewards))
 
@@ -233,11 +96,28 @@ def test_batch_mean_of_one_source_shrinks_by_a_known_factor(oracle, samples):
     assert_exact(found, oracle.exact_gradient(rewards, sources=(1,)) * (samples - 1) / samples)
 
 
+@pytest.mark.parametrize("samples", [2, 3])
+def test_group_mean_shrinks_by_a_known_factor(oracle, samples):
+    """Dr. GRPO."""
+    rewards = oracle.rewards.flatten()
+    found = oracle.expected_gradient(samples, group_mean, rewards, sources=(1,))
+    assert_exact(found, oracle.exact_gradient(rewards, sources=(1,)) * (samples - 1) / samples)
+
+
+@pytest.mark.parametrize("name", ["own", "t5"])
+def test_group_mean_of_two_sources_shrinks_alike(name):
+    """Where the batch's mean would not: the other source's reward is no part of the baseline."""
+    oracle = oracle_of(name, limit=2)
+    rewards = oracle.rewards.flatten()
+    assert_exact(oracle.expected_gradient(2, group_mean, rewards), oracle.exact_gradient(rewards) / 2)
+    assert (oracle.expected_gradient(2, of("batch_mean"), rewards) - oracle.exact_gradient(rewards) / 2).norm() > 1e-2
+
+
 def test_kl_in_the_reward_ascends_the_penalised_objective(oracle):
     """The expectation of REINFORCE on r - beta * k1 is the gradient of E[r] - beta * KL(policy || anchor), exactly."""
     beta = 0.3
     evaluation = oracle.policy.evaluate(*oracle.pairs, oracle.anchor)
-    penalty = sequence_kl(evaluation.log_prob, evaluation.anchor_log_prob, evaluation.mask)
+    penalty = sequence_kl(kl_estimate("k1", evaluation.log_prob, evaluation.anchor_log_prob), evaluation.mask)
     rewards = oracle.rewards.flatten() - beta * penalty
     log_p, log_q = oracle.log_probabilities(oracle.policy), oracle.log_probabilities(oracle.anchor).detach()
     objective = (log_p.exp() * (oracle.rewards - beta * (log_p - log_q))).sum() / 2

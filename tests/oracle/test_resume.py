@@ -108,9 +108,7 @@ def test_one_kill_at_the_edge_of_a_stage_leaves_no_mark(operation: Operation, ed
 
 
 @pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS)
-def test_every_variant_of_reinforcement_is_taken_up(
-    overrides: list[str], recipe: Path, prepared: Path, tmp_path: Path
-) -> None:
+def test_every_variant_of_reinforcement_is_taken_up(overrides: list[str], recipe: Path, prepared: Path, tmp_path: Path) -> None:
     ordeal = Ordeal(recipe, tmp_path, overrides, prepared)
     for instant in at_each_phase(["reinforce"], [WRITE, BEST, LOG, SWAP, STORE]):
         assert ordeal.kill(instant) is not None

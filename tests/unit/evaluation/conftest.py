@@ -45,8 +45,16 @@ RECIPE = {
         "samples_per_source": 4,
         "baseline": "leave_one_out",
         "kl": {"coefficient": 0.05, "place": "reward"},
+        "monitors": {"enabled": True, "held_out": "bleu"},
     },
 }
+
+
+SHORT = "outputs are now 5.1 tokens long on average, 21.3 at the beginning: the policy may be learning that short pays"
+ALARMS = [
+    {"stage": "reinforce", "step": 41, "monitor": "length_drift", "sentence": SHORT},
+    {"stage": "reinforce-constant", "step": 8, "monitor": "flat_groups", "sentence": "the rewards of 100% have no spread"},
+]
 
 
 def texts():
@@ -183,6 +191,7 @@ def run_folder(tmp_path, evaluated):
     write_jsonl(folder / "metrics.jsonl", metric_rows())
     write_jsonl(folder / "timings.jsonl", timing_rows())
     write_jsonl(folder / "samples.jsonl", sample_rows(sources, references))
+    write_jsonl(folder / "alarms.jsonl", ALARMS)
     write_jsonl(folder / "skipped.jsonl", [{"split": "train", "line": 17, "reason": "source is empty", "text": "{}"}])
     for one in systems:
         columns = zip(sources, references, one.outputs, strict=True)

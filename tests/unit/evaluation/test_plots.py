@@ -87,3 +87,18 @@ def test_whiskers():
     assert parts(whisker(-0.5, 0, 0.5, 2)) == ("whisker open", 70.0)
     assert parts(whisker(-9, -8, -7, 2)) == ("whisker clear", 6.0)  # cut at the edge
     assert whisker(0, 0, 0, 0) == ""
+
+
+def test_a_band_lies_about_its_line_and_inside_the_chart():
+    band = [(0, 0.0, 2.0), (1, 1.0, 9.0), (2, 2.0, 4.0)]
+    chart = line_chart("t", [Series("a", [(0, 1.0), (1, 3.0), (2, 3.0)], 4, band=band)], "step")
+    assert chart.svg.index('class="band s4"') < chart.svg.index('class="line s4"')  # the line on top
+    drawn = {name: re.search(rf'{name} s4" d="M([^"Z]*)', chart.svg)[1].split("L") for name in ("band", "line")}
+    points = {name: [tuple(map(float, pair.split())) for pair in pairs] for name, pairs in drawn.items()}
+    upper, lower = points["band"][:3], points["band"][:2:-1]
+    for (x, y), (left, high), (right, low) in zip(points["line"], upper, lower, strict=True):
+        assert x == left == right
+        assert high <= y <= low  # y grows downwards
+    assert all(0 <= x <= NARROW[0] and 0 <= y <= NARROW[1] for x, y in points["band"])
+    spans = [low - high for (_, high), (_, low) in zip(upper, lower, strict=True)]
+    assert spans[1] / spans[0] == pytest.approx(8 / 2, rel=0.02)

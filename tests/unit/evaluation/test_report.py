@@ -57,7 +57,7 @@ def test_a_whole_run(run_folder, evaluated):
     assert path == run_folder / "report.html"
     html = path.read_text(encoding="utf-8")
     page = Page(html)
-    sections = ["verdict", "systems", "differences", "reward", "health", "learning", "samples", "run", "further"]
+    sections = ["verdict", "systems", "differences", "reward", "health", "monitors", "learning", "samples", "run", "further"]
     assert page.ids == sections
     assert page.links == [f"#{section}" for section in sections]
     for expected in (
@@ -68,6 +68,9 @@ def test_a_whole_run(run_folder, evaluated):
         "Reward against KL, on validation sources",
         "Reward part: similarity",
         "Entropy of the policy",
+        "Reinforcement 41 length drift outputs are now 5.1 tokens long on average, 21.3 at the beginning",
+        "Control: constant reward 8 flat groups the rewards of 100% have no spread",
+        "Nothing fired in: Control: shuffled rewards.",
         "BLEU on validation sources",
         "record could not be used",
         "source is empty",
@@ -124,6 +127,7 @@ def test_hostile_texts_stay_texts(run_folder):
     write_jsonl(run_folder / "outputs" / "finetuned.jsonl", [row])
     write_jsonl(run_folder / "outputs" / "reinforced.jsonl", [row | {"output": evil + evil}])
     write_jsonl(run_folder / "skipped.jsonl", [{"line": 1, "reason": evil, "text": evil, "split": evil}])
+    write_jsonl(run_folder / "alarms.jsonl", [{"stage": evil, "step": evil, "monitor": evil, "sentence": evil}])
     stage = {"stage": "finetune", "kind": "validation", evil: 1.0}
     rows = [stage | {"step": 1}, stage | {"step": 2}]
     with (run_folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
@@ -132,7 +136,7 @@ def test_hostile_texts_stay_texts(run_folder):
     html = write_report(run_folder).read_text(encoding="utf-8")
     page = Page(html)
     assert not {"script", "img"} & set(page.tags)
-    assert page.text.count("<script>alert(1)</script>") >= 6
+    assert page.text.count("<script>alert(1)</script>") >= 9
 
 
 def keep(folder, *names):
@@ -162,7 +166,7 @@ def test_a_run_that_is_still_going_on(run_folder):
     with (run_folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
         log.write('{"stage": "reinforce", "step": 20')  # being written at this moment
     page = page_of(run_folder)
-    assert page.ids == ["reward", "health", "learning", "samples", "run", "further"]
+    assert page.ids == ["reward", "health", "monitors", "learning", "samples", "run", "further"]
     assert "Not finished. Pre-training, Reinforcement: still going on, or cut." in page.text
     assert "Reinforcement: the same validation sources at both steps." in page.text
     assert "only in step 200" in page.text
@@ -184,6 +188,7 @@ def test_the_first_minutes(run_folder):
         "metrics.jsonl",
         "timings.jsonl",
         "samples.jsonl",
+        "alarms.jsonl",
         "outputs",
         "evaluation.json",
         "run.json",
@@ -193,7 +198,39 @@ def test_any_part_may_be_absent(run_folder, name):
     gone = run_folder / name
     shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
     text = page_of(run_folder).text
-    assert ("does not have" in text) == (name != "run.json")
+    assert ("does not have" in text) == (name not in ("run.json", "alarms.jsonl"))
+
+
+def monitors_of(folder):
+    text = page_of(folder).text.split("Outputs, before and after")[0]
+    return text[text.rindex(" Monitors ") + len(" Monitors ") :].split(" Learning curves ")[0]
+
+
+def test_monitors_that_did_not_fire(run_folder):
+    (run_folder / "alarms.jsonl").write_text("", encoding="utf-8")
+    assert monitors_of(run_folder).endswith("only after it has cleared. Nothing fired.")
+
+
+def test_monitors_that_had_no_log(run_folder):
+    (run_folder / "alarms.jsonl").unlink()
+    assert monitors_of(run_folder) == "This run kept no log of alarms."
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"enabled": False, "held_out": None}, "The recipe turned the monitors off (reinforce.monitors.enabled)."),
+        ({"enabled": True, "held_out": None}, "Nothing fired. No held-out figure was watched: the recipe names none"),
+    ],
+)
+def test_monitors_that_were_turned_off(run_folder, options, sentence):
+    recipe = yaml.safe_load((run_folder / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe["reinforce"]["monitors"] = options
+    (run_folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    (run_folder / "alarms.jsonl").write_text("", encoding="utf-8")
+    text = monitors_of(run_folder)
+    assert sentence in text
+    assert ("Nothing fired" in text) == options["enabled"]
 
 
 def test_two_systems_without_controls(run_folder, evaluated):

@@ -18,6 +18,7 @@ def test_a_whole_folder(run_folder, evaluated):
     assert len(run.outputs["mbr"]) == len(sources)
     assert run.evaluation == evaluation
     assert run.done["finetune"]["steps"] == 600
+    assert [row["step"] for row in run.alarms] == [41, 8]
     assert (run.absent, run.unfinished()) == ([], [])
 
 
@@ -59,7 +60,7 @@ def test_what_is_absent_is_named(tmp_path):
     (tmp_path / "environment.json").write_text("{}", encoding="utf-8")
     run = read_run(tmp_path)
     assert run.absent == ["recipe.yaml", "metrics.jsonl", "timings.jsonl", "samples.jsonl", "outputs", "evaluation.json"]
-    assert (run.recipe, run.metrics, run.outputs, run.evaluation) == ({}, [], {}, None)
+    assert (run.recipe, run.metrics, run.alarms, run.outputs, run.evaluation) == ({}, [], None, {}, None)
 
 
 def test_an_empty_log_is_there(tmp_path):

@@ -1,6 +1,16 @@
 from guerdon.evaluation.results import ComparisonResult, Evaluation, MeasureInfo, SystemResult
 from guerdon.evaluation.runfolder import RunFolder
-from guerdon.evaluation.tables import SAMPLES, differences_table, recipe_facts, samples_of, timings_table, values_table
+from guerdon.evaluation.tables import (
+    SAMPLES,
+    alarms_table,
+    differences_table,
+    quiet_stages,
+    recipe_facts,
+    samples_of,
+    timings_table,
+    values_table,
+    watching,
+)
 from guerdon.metrics.significance import Interval
 
 BLEU, TER, WORDS = MeasureInfo("bleu", "BLEU", True), MeasureInfo("ter", "TER", False), MeasureInfo("length", "words", None)
@@ -85,6 +95,20 @@ def test_timings(tmp_path):
         ("Fine-tuning", "2", "2 min 10 s", "rollout 50%"),
         ("Reinforcement", "1", "3.0 s", ""),
     ]
+
+
+def test_alarms_and_the_stages_without():
+    metrics = [{"stage": stage, "step": 1, "kind": "train"} for stage in ("finetune", "reinforce", "reinforce-shuffled")]
+    log = [{"stage": "reinforce", "step": step, "monitor": "held_out_fall", "sentence": f"no {step}"} for step in (30, 60)]
+    assert alarms_table(RunFolder("", alarms=log)) == [
+        ("Reinforcement", "30", "held out fall", "no 30"),
+        ("Reinforcement", "60", "held out fall", "no 60"),
+    ]
+    assert quiet_stages(RunFolder("", metrics=metrics, alarms=log)) == ["Control: shuffled rewards"]
+    assert quiet_stages(RunFolder("", metrics=metrics, alarms=[])) == ["Reinforcement", "Control: shuffled rewards"]
+    off = {"reinforce": {"monitors": {"enabled": False}}}
+    assert quiet_stages(RunFolder("", recipe=off, metrics=metrics, alarms=[])) == []
+    assert (watching({}), watching({"reinforce": {"monitors": {"held_out": "bleu"}}})) == ("", "")
 
 
 def test_facts_of_recipes():

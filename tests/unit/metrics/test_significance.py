@@ -4,14 +4,20 @@ import numpy as np
 import pytest
 import sacrebleu
 from sacrebleu.significance import PairedTest
-from scipy.stats import kstest, norm, ttest_rel
+from scipy.stats import binomtest, kstest, norm, ttest_rel
 
 from guerdon.errors import ConfigurationError, InputError
 from guerdon.metrics.base import MeanMetric
 from guerdon.metrics.bleu import Bleu
 from guerdon.metrics.chrf import Chrf
 from guerdon.metrics.diversity import Distinct, Types
-from guerdon.metrics.significance import bootstrap_interval, jackknife_interval, paired_bootstrap, paired_jackknife
+from guerdon.metrics.significance import (
+    bootstrap_interval,
+    jackknife_interval,
+    paired_bootstrap,
+    paired_jackknife,
+    wilson_interval,
+)
 from tests.unit.metrics.metric_texts import columns
 
 MEAN = MeanMetric("reward")
@@ -154,3 +160,18 @@ def test_refusals():
         MEAN.statistics_of([1, math.nan])
     with pytest.raises(InputError, match="no value"):
         MEAN.statistics_of([])
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 1), (1, 1), (0, 300), (300, 300), (1, 300), (37, 100), (50, 100)])
+def test_wilson_is_scipys(successes, trials):
+    expected = binomtest(successes, trials).proportion_ci(method="wilson")
+    found = wilson_interval(successes, trials)
+    assert found.value == successes / trials
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (2, 1), (-1, 5)])
+def test_no_share_no_interval(successes, trials):
+    with pytest.raises(InputError, match="is no share"):
+        wilson_interval(successes, trials)

@@ -14,7 +14,7 @@ from guerdon.errors import ConfigurationError, DataError, InputError
 from guerdon.metrics import slots
 from guerdon.metrics.slots import SlotErrors, SlotPatterns, fold, parse_meaning, slot_errors
 
-E2E = Path(__file__).parents[3] / "recipes" / "e2e_slots.yaml"
+E2E = Path(__file__).parents[2] / "judges" / "e2e_slots.yaml"
 PATTERNS = {
     "name": {"Raja Indian Cuisine": ["raja"], "Zizzi": ["{value}"], "Green Man": ["{value}"]},
     "near": {"Green Man": ["{value}"], "Clare Hall": ["{value}"]},
@@ -277,3 +277,41 @@ def test_e2e_every_value_of_the_training_data_is_listed(e2e_patterns, data_folde
         values = {item for line in lines for item in parse_meaning(json.loads(line)["source"]).items()}
     assert len(values) == 34 + 19 + 3 + 7 + 6 + 6 + 2 + 2
     assert not [item for item in values if item[1] not in e2e_patterns._slots[item[0]]]
+
+
+# --- where a value is worded
+
+
+def test_spans_point_into_the_text_itself():
+    patterns = SlotPatterns(PATTERNS)
+    text = "  The  ﬁne CAFÉ\u0301 Zizzi is an  Indian pub; ‘pubs’ too."
+    found = {
+        slot: patterns.spans(slot, value, text) for slot, value in (("name", "Zizzi"), ("food", "Indian"), ("kind", "pub"))
+    }
+    assert {slot: [text[a:b] for a, b in spans] for slot, spans in found.items()} == {
+        "name": ["Zizzi"],
+        "food": ["Indian"],
+        "kind": ["pub", "pubs"],
+    }
+    assert patterns.spans("area", "fine café", "x") == []
+    accented = "near Café  Adriatic."
+    ((start, end),) = patterns.spans("near", "Cafe Adriatic", accented)
+    assert accented[start:end] == "Café  Adriatic"
+
+
+@given(st.text(max_size=30))
+def test_folding_piece_by_piece_is_folding_or_finds_nothing(text):
+    folded, places = slots._aligned(text)
+    assert len(folded) == len(places)
+    assert all(0 <= a < b <= len(text) for a, b in places)
+    assert places == sorted(places)
+    if folded == fold(text):
+        return
+    assert SlotPatterns(PATTERNS).spans("kind", "pub", text) == []
+
+
+def test_folding_piece_by_piece_is_folding_for_real_texts(data_folder):
+    texts = [
+        r for row in (data_folder / "e2e" / "dev.jsonl").read_text("utf-8").splitlines() for r in json.loads(row)["references"]
+    ]
+    assert all(slots._aligned(text)[0] == fold(text) for text in texts[:1000])

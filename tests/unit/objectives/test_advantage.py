@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from guerdon.objectives.advantage import (
     check_baseline,
     constant,
     estimate,
+    group_mean,
+    group_scaled,
     leave_one_out,
     no_baseline,
     self_critical,
@@ -72,6 +75,93 @@ def test_leave_one_out_equals_the_loop(batch):
         assert made.counted[i].item() == (kept[i].item() and bool(others))
 
 
+def test_group_mean_by_hand():
+    made = group_mean(REWARDS, KEPT, GROUPS)
+    assert made.values.tolist() == [-2.0, -1.0, 3.0, 0.0, 0.0, 0.0, 0.0]
+    assert made.counted.tolist() == [True, True, True, False, False, False, False]
+    assert made.samples == 3
+
+
+def test_group_scaled_by_hand():
+    made = group_scaled(REWARDS, KEPT, GROUPS)
+    # Group 0: squares 4 + 1 + 9, over 3 - 1.
+    assert made.values.tolist() == pytest.approx([-2 / 7**0.5, -1 / 7**0.5, 3 / 7**0.5, 0.0, 0.0, 0.0, 0.0])
+    assert made.counted.tolist() == [True, True, True, False, False, False, False]
+
+
+@given(batches)
+@settings(max_examples=60, deadline=None)
+def test_group_advantages_equal_the_loop(batch):
+    rewards, kept, groups = batch
+    mean, scaled = group_mean(rewards, kept, groups), group_scaled(rewards, kept, groups)
+    for i in range(len(rewards)):
+        group = [rewards[j].item() for j in range(len(rewards)) if kept[j] and groups[j] == groups[i]]
+        counted = kept[i].item() and len(group) > 1
+        assert mean.counted[i].item() == scaled.counted[i].item() == counted
+        gap = rewards[i].item() - statistics.fmean(group) if counted else 0.0
+        assert mean.values[i].item() == pytest.approx(gap, abs=1e-10)
+        deviation = statistics.stdev(group) if counted else 0.0
+        if deviation > 1e-5 * max(map(abs, group), default=0.0):
+            assert scaled.values[i].item() == pytest.approx(gap / deviation, rel=1e-6, abs=1e-9)
+        elif deviation < 1e-7 * max(map(abs, group), default=0.0) or not deviation:
+            assert scaled.values[i].item() == 0.0
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -7.3e4, 1e-20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_group_without_spread_is_counted_with_advantage_0(value, dtype):
+    rewards = torch.tensor([value] * 7 + [1.0, 2.0], dtype=dtype)
+    made = group_scaled(rewards, torch.ones(9, dtype=torch.bool), torch.tensor([0] * 7 + [1, 1]))
+    assert made.values[:7].tolist() == [0.0] * 7
+    assert made.values[7:].tolist() == pytest.approx([-(0.5**0.5), 0.5**0.5])
+    assert made.values.dtype == dtype
+    assert made.samples == 9
+
+
+def test_the_rounding_of_float32_is_no_spread_but_little_more_is():
+    everyone, one_group = torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)
+    rounding = torch.tensor([0.7, 0.7 + 1e-7, 0.7])
+    assert rounding.unique().numel() == 2
+    assert group_scaled(rounding, everyone, one_group).values.tolist() == [0.0, 0.0, 0.0]
+    little = torch.tensor([0.7, 0.7 + 1e-5, 0.7])
+    assert group_scaled(little, everyone, one_group).values.abs().min() > 0.5
+
+
+@given(batches, st.floats(0.1, 10), st.floats(-10, 10))
+@settings(max_examples=40, deadline=None)
+def test_group_scaled_knows_no_unit(batch, factor, shift):
+    rewards, kept, groups = batch
+    rewards = rewards.round(decimals=2)  # a spread that is either none or well above rounding
+    one, other = group_scaled(rewards, kept, groups), group_scaled(rewards * factor + shift, kept, groups)
+    torch.testing.assert_close(one.values, other.values, rtol=0, atol=1e-9)
+
+
+@given(batches, st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_the_order_of_samples_does_not_matter(batch, random):
+    rewards, kept, groups = batch
+    order = list(range(len(rewards)))
+    random.shuffle(order)
+    rows = torch.tensor(order)
+    for estimator in (leave_one_out, group_mean, group_scaled):
+        whole, moved = estimator(rewards, kept, groups), estimator(rewards[rows], kept[rows], groups[rows])
+        torch.testing.assert_close(whole.values[rows], moved.values, rtol=0, atol=1e-9)
+        assert torch.equal(whole.counted[rows], moved.counted)
+
+
+@pytest.mark.parametrize("estimator", [group_mean, group_scaled])
+def test_group_advantages_never_read_the_reward_of_a_dropped_sample(estimator):
+    spoilt = REWARDS.masked_fill(~KEPT, math.nan)
+    assert torch.equal(estimator(spoilt, KEPT, GROUPS).values, estimator(REWARDS, KEPT, GROUPS).values)
+
+
+@pytest.mark.parametrize("estimator", [group_mean, group_scaled])
+def test_a_kept_reward_that_is_not_finite_is_not_hidden(estimator):
+    rewards = REWARDS.clone()
+    rewards[1] = math.nan
+    assert estimator(rewards, KEPT, GROUPS).values[:3].isnan().all()
+
+
 def test_self_critical_takes_off_the_greedy_reward_of_the_same_source():
     greedy = torch.tensor([0.5, 1.0, 2.0, 9.0], dtype=torch.float64)
     made = self_critical(REWARDS, KEPT, GROUPS, greedy)
@@ -102,6 +192,7 @@ def test_a_constant_added_to_every_reward_changes_no_centred_advantage(batch, sh
     for one, other in [
         (batch_mean(rewards, kept), batch_mean(rewards + shift, kept)),
         (leave_one_out(rewards, kept, groups), leave_one_out(rewards + shift, kept, groups)),
+        (group_mean(rewards, kept, groups), group_mean(rewards + shift, kept, groups)),
     ]:
         torch.testing.assert_close(one.values, other.values, rtol=0, atol=1e-10)
 
@@ -112,6 +203,8 @@ def test_an_empty_batch_counts_nobody():
         no_baseline(REWARDS[:3], nothing),
         batch_mean(REWARDS[:3], nothing),
         leave_one_out(REWARDS[:3], nothing, GROUPS[:3]),
+        group_mean(REWARDS[:3], nothing, GROUPS[:3]),
+        group_scaled(REWARDS[:3], nothing, GROUPS[:3]),
     ):
         assert made.samples == 0
         assert made.values.tolist() == [0.0, 0.0, 0.0]

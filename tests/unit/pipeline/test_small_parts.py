@@ -19,9 +19,10 @@ from guerdon.pipeline.execute import optimised
 from guerdon.pipeline.files import check_output, open_reward
 from guerdon.pipeline.folder import RunFiles
 from guerdon.pipeline.recipe import Recipe, read_recipe
-from guerdon.pipeline.systems import describe, joined
+from guerdon.pipeline.systems import describe
 from guerdon.rewards import Combined, FunctionReward
 from guerdon.rewards.base import Part
+from guerdon.rewards.normalise import joined
 
 
 def recipe(tmp_path: Path, **changes: Any) -> Recipe:

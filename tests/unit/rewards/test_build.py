@@ -73,13 +73,20 @@ def test_paths_are_relative_to_the_folder(tmp_path):
         reward = build_reward(
             [
                 {"type": "required_content", "patterns": "slots.yaml"},
-                {"type": "function", "function": "beside_recipe_for_test:f", "needs_references": False},
+                {
+                    "type": "function",
+                    "function": "beside_recipe_for_test:f",
+                    "needs_references": False,
+                    "scores_prefixes": True,
+                },
+                {"type": "function", "function": "beside_recipe_for_test:f", "weight": 0},
             ],
             context,
         )
     finally:
         sys.modules.pop("beside_recipe_for_test", None)
-    assert [part.name for part in reward.parts] == ["required_content", "f"]
+    assert [part.name for part in reward.parts] == ["required_content", "f", "f_2"]
+    assert [part.reward.scores_prefixes for part in reward.parts] == [True, True, False]
     assert reward(["kind[pub]"], ["pubs"]).item() == 8.0
 
 

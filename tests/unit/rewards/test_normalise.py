@@ -214,6 +214,36 @@ def test_rescaling_uses_the_moments_that_the_step_used(kind):
     assert normaliser.state_dict() == state
 
 
+@pytest.mark.parametrize("kind", ["batch", "running", "group", "none"])
+@pytest.mark.parametrize("order", ["each", "sum"])
+def test_potentials_of_parts_that_all_apply_are_rescaled(kind, order):
+    normaliser = Normaliser(NormaliserOptions(kind, order))
+    normaliser.apply(judgement([1.0, 3.0, 10.0], [0.0, 2.0, 2.0], weights=[1.0, 0.5]), groups_of(0, 0, 1))
+    state, prefixes, groups = normaliser.state_dict(), judgement([2.0, 0.0], [1.0, 0.5], weights=[1.0, 0.5]), groups_of(0, 1)
+    assert normaliser.potentials(prefixes, groups).tolist() == normaliser.rescale(prefixes, groups).tolist()
+    assert normaliser.state_dict() == state
+
+
+@pytest.mark.parametrize(
+    ("kind", "order", "expected"),
+    [
+        ("none", "each", [4.0, -2.0]),
+        ("none", "sum", [4.0, -2.0]),
+        ("batch", "each", [0.0, -6.0]),
+        ("batch", "sum", [-0.5, -2.0]),
+    ],
+)
+def test_potentials_leave_out_a_part_that_applies_nowhere(kind, order, expected):
+    """Samples 1 and 3 of a part of weight 2 (μ 2, σ 1), 0 and 4 of one without prefixes; the sums are 2 and 10 (μ 6, σ 4)."""
+    normaliser, groups = Normaliser(NormaliserOptions(kind, order)), groups_of(0, 0)
+    normaliser.apply(judgement([1.0, 3.0], [0.0, 4.0], weights=[2.0, 1.0]), groups)
+    prefixes = judgement([2.0, -1.0], [0.0, 0.0], weights=[2.0, 1.0], applies=[[True, True], [False, False]])
+    assert normaliser.potentials(prefixes, groups).tolist() == pytest.approx(expected)
+    if kind == "none" or order == "sum":
+        with pytest.raises(RewardError, match="part 'b' does not apply to sample 0"):
+            normaliser.rescale(prefixes, groups)
+
+
 def test_only_running_keeps_a_state():
     for kind in ("none", "batch", "group"):
         normaliser = Normaliser(NormaliserOptions(kind))

@@ -24,7 +24,7 @@ PARTS = [
     {"type": "length", "minimum": 5, "maximum": 40},
     {"type": "repetition", "n": 2},
     {"type": "pattern", "must": [r"[.!?]$"]},
-    {"type": "required_content", "patterns": "e2e_slots.yaml"},
+    {"type": "required_content", "patterns": "e2e_content.yaml"},
 ]
 
 

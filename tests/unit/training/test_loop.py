@@ -24,7 +24,7 @@ from guerdon.training.loop import Loop
 from guerdon.training.schedule import OptimiserOptions
 from guerdon.training.trainee import LoopOptions
 
-EXACT = ("metrics.jsonl", "samples.jsonl", "skipped_steps.jsonl")
+EXACT = ("metrics.jsonl", "samples.jsonl", "skipped_steps.jsonl", "alarms.jsonl")
 
 
 def rows(folder: Path, kind: str | None = None, name: str = "metrics.jsonl") -> list[dict]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from guerdon.errors import CheckpointError, TrainingError
-from guerdon.training.runlog import METRICS, SAMPLES, SKIPPED_STEPS, TIMINGS, RunLog, writing
+from guerdon.training.runlog import ALARMS, METRICS, SAMPLES, SKIPPED_STEPS, TIMINGS, RunLog, writing
 
 
 def lines(path: Path) -> list[dict]:
@@ -61,20 +61,29 @@ def test_what_is_not_finite_is_null(log: RunLog) -> None:
     }
 
 
+def test_alarms_have_a_log_that_is_empty_where_none_was_raised(log: RunLog) -> None:
+    log.alarms("reinforce", 1, [])
+    assert (log.folder / ALARMS).read_bytes() == b""
+    log.alarms("reinforce", 7, [{"monitor": "unfinished", "sentence": "31% é"}])
+    assert lines(log.folder / ALARMS) == [{"stage": "reinforce", "step": 7, "monitor": "unfinished", "sentence": "31% é"}]
+
+
 def test_no_samples_write_no_line(log: RunLog) -> None:
     log.samples("s", 1, [])
     assert (log.folder / SAMPLES).read_text() == ""
 
 
 def test_cut_back_restores_the_bytes_of_the_checkpoint(log: RunLog) -> None:
-    assert log.offsets() == {METRICS: 0, SAMPLES: 0, SKIPPED_STEPS: 0}
+    assert log.offsets() == {METRICS: 0, SAMPLES: 0, SKIPPED_STEPS: 0, ALARMS: 0}
     log.metrics("s", 1, "train", {"lösung": 1.0})
     log.samples("s", 1, [{"text": "日本"}])
-    before = {name: (log.folder / name).read_bytes() for name in (METRICS, SAMPLES)}
+    log.alarms("s", 1, [{"monitor": "length_drift", "sentence": "outputs are now 5.1 tokens long"}])
+    before = {name: (log.folder / name).read_bytes() for name in (METRICS, SAMPLES, ALARMS)}
     offsets = json.loads(json.dumps(log.offsets()))
     log.metrics("s", 2, "train", {"x": 2.0})
     log.samples("s", 2, [{"text": "later"}])
     log.skipped_step("s", 2, "loss nan", [{"pair": 1}])
+    log.alarms("s", 2, [{"monitor": "unfinished", "sentence": "later"}])
     log.timing("s", step=2)
     with (log.folder / METRICS).open("a") as file:
         file.write('{"stage": "s", "st')  # a kill amid a line
