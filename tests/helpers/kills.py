@@ -33,7 +33,7 @@ from guerdon.quickstart.corpus import build
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("pretrain", "finetune", "reinforce")
-LOGS = ("metrics.jsonl", "samples.jsonl", "timings.jsonl")
+LOGS = ("metrics.jsonl", "samples.jsonl", "alarms.jsonl", "timings.jsonl")
 # The kinds of file operations that `Operations` tells apart in a stage, in the order in which a stage comes by them.
 WRITE, RENAME, BEST, LOG, CUT, REMOVE, SWAP, STORE = "write", "rename", "best", "log", "cut", "remove", "swap", "store"
 PHASES = (WRITE, RENAME, BEST, LOG, CUT, REMOVE, SWAP, STORE)
@@ -57,10 +57,11 @@ def write_recipe(folder: Path) -> Path:
         },
         "pretrain": {"references": True, "steps": 10, "batch": {"max_tokens": 600}, "max_length": 40, "loop": loop},
         "finetune": {"steps": 10, "batch": {"max_tokens": 600}, "accumulation": 2, "loop": loop},
-        "reward": [{"type": "chrf"}],
+        "reward": [{"type": "chrf"}, {"type": "repetition", "weight": 0.5}],
         "reinforce": {
             "steps": 10, "sources_per_step": 6, "samples_per_source": 2, "limit": {"absolute": 8}, "mle_weight": 0.1,
             "baseline": "running_mean", "normalisation": {"kind": "running"},
+            "monitors": {"window": 2, "length_drift": 0.01, "entropy_collapse": 0.99, "clear": 0.99},  # they often fire
             "loop": {**loop, "criterion": "reward", "higher_is_better": True},
         },
         "decoding": {"method": "greedy", "limit": {"absolute": 8}},
