@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from uuid import UUID
 from guerdon.errors import ConfigurationError, DataError, GuerdonError, InputError
 
 JSON_LINES = (".jsonl", ".jsonlines", ".ndjson")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -43,6 +45,18 @@ def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> N
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Removes what a `write_atomically` that was killed has left anywhere in a folder, where nobody else is writing.
+
+    Raises:
+        InputError, GuerdonError: as `write_atomically`.
+    """
+    for left in folder.rglob(".*.tmp"):
+        if _TEMPORARY.fullmatch(left.name):
+            with reported(left):
+                left.unlink()
 
 
 def _fill(stream: BinaryIO, chunks: Iterable[bytes], path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from guerdon.data.files import reported, write_atomically
+from guerdon.data.files import remove_temporaries, reported, write_atomically
 from guerdon.data.lines import check_file
 from guerdon.errors import CheckpointError, InputError
 from guerdon.evaluation.results import CONTROLS, EVALUATION
@@ -50,7 +50,7 @@ class RunFiles:
             self._check_same(stage)
 
     def hold(self) -> None:
-        """Keeps other processes out until `release`, or until this one ends, however it does.
+        """Keeps other processes out until `release`, or until this one ends, however it does; clears up after a kill.
 
         Raises:
             InputError: when another process holds the folder.
@@ -65,6 +65,7 @@ class RunFiles:
                     where=str(self.folder),
                     cure="wait for it, or choose another run folder (--folder)",
                 ) from error
+        remove_temporaries(self.folder)
 
     def release(self) -> None:
         """Lets others in."""

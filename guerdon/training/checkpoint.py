@@ -24,6 +24,7 @@ from guerdon.models.load import load_tensors, load_weights, save_tensors
 from guerdon.training.runlog import writing
 
 MODEL, OPTIMISER, STATE = "model.safetensors", "optimiser.safetensors", "state.json"
+_REPLACED = ".replaced"
 _KEPT = 2  # one more than is needed, so that a damaged one is not the end of a run
 
 
@@ -66,26 +67,36 @@ class CheckpointStore:
         final = self.folder / f"step-{state.step:08d}"
         temporary = self.folder / f".{final.name}.partial"
         with writing(final):
-            for left in self.folder.glob(".step-*"):  # by a kill amid a save or a removal
-                shutil.rmtree(left)
+            shutil.rmtree(temporary, ignore_errors=True)
             try:
                 _fill(temporary, state, model, optimiser)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)  # on a full disk it would stand in the way of its own cure
                 raise
             if final.exists():
-                self._remove(final)
+                final.rename(self.folder / f".{final.name}{_REPLACED}")
             temporary.rename(final)
             sync(self.folder)
-            for old in self.steps()[:-_KEPT]:
-                self._remove(self.folder / f"step-{old:08d}")
-            self._drop_worse()
+            self._clear_up()
+
+    def _clear_up(self) -> None:
+        """Leaves the newest checkpoints and the weights that they name among their best; what a kill has left goes too."""
+        for left in self.folder.glob(".step-*"):
+            shutil.rmtree(left)
+        for old in self.steps()[:-_KEPT]:
+            self._remove(self.folder / f"step-{old:08d}")
+        self._drop_worse()
+
+    def _take_back(self) -> None:
+        """A kill between the two renames of a save leaves no checkpoint of its step, but the replaced one, which is whole."""
+        for replaced in self.folder.glob(f".step-*{_REPLACED}"):
+            final = self.folder / replaced.name.removeprefix(".").removesuffix(_REPLACED)
+            if not final.exists():
+                replaced.rename(final)
 
     def _remove(self, checkpoint: Path) -> None:
         """A kill amid the removal of files must not leave half a checkpoint under a checkpoint's name."""
-        removed = self.folder / f".{checkpoint.name}.removed"
-        shutil.rmtree(removed, ignore_errors=True)
-        checkpoint.rename(removed)
+        removed = checkpoint.rename(self.folder / f".{checkpoint.name}.removed")
         shutil.rmtree(removed)
 
     def steps(self) -> list[int]:
@@ -103,6 +114,8 @@ class CheckpointStore:
         Raises:
             CheckpointError: when it is damaged, or does not fit.
         """
+        with writing(self.folder):
+            self._take_back()
         if not self.steps():
             return None
         folder = self.folder / f"step-{self.steps()[-1]:08d}"
@@ -125,6 +138,8 @@ class CheckpointStore:
                 raise CheckpointError("is missing or damaged (its checksum differs)", where=str(folder / name), cure=cure)
         load_weights(model, folder / MODEL)
         _load_optimiser(optimiser, load_tensors(folder / OPTIMISER), folder / OPTIMISER)
+        with writing(self.folder):
+            self._clear_up()
         return state
 
     def keep_best(self, step: int, model: nn.Module) -> None:
@@ -132,18 +147,18 @@ class CheckpointStore:
         path = self._best(step)
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(".partial")
             try:
-                save_tensors(model.state_dict(), partial)
-                sync(partial)
+                save_tensors(model.state_dict(), self._partial)
+                sync(self._partial)
             except BaseException:
-                partial.unlink(missing_ok=True)
+                self._partial.unlink(missing_ok=True)
                 raise
-            partial.rename(path)
+            self._partial.rename(path)
             sync(path.parent)
 
     def _drop_worse(self) -> None:
         """Drops the kept weights that no checkpoint names among its best."""
+        self._partial.unlink(missing_ok=True)
         named: set[int] = set()
         for step in self.steps():
             named.update(json.loads((self.folder / f"step-{step:08d}" / STATE).read_text(encoding="utf-8"))["best"])
@@ -161,6 +176,10 @@ class CheckpointStore:
             else:
                 mean[name] = first
         return mean
+
+    @property
+    def _partial(self) -> Path:
+        return self.folder / "best" / ".partial"
 
     def _best(self, step: int) -> Path:
         return self.folder / "best" / f"step-{step:08d}.safetensors"

@@ -33,7 +33,7 @@ from guerdon.quickstart.corpus import build
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("pretrain", "finetune", "reinforce")
-LOGS = ("metrics.jsonl", "samples.jsonl", "timings.jsonl")
+LOGS = ("metrics.jsonl", "samples.jsonl", "alarms.jsonl", "timings.jsonl")
 # The kinds of file operations that `Operations` tells apart in a stage, in the order in which a stage comes by them.
 WRITE, RENAME, BEST, LOG, CUT, REMOVE, SWAP, STORE = "write", "rename", "best", "log", "cut", "remove", "swap", "store"
 PHASES = (WRITE, RENAME, BEST, LOG, CUT, REMOVE, SWAP, STORE)
@@ -57,10 +57,11 @@ def write_recipe(folder: Path) -> Path:
         },
         "pretrain": {"references": True, "steps": 10, "batch": {"max_tokens": 600}, "max_length": 40, "loop": loop},
         "finetune": {"steps": 10, "batch": {"max_tokens": 600}, "accumulation": 2, "loop": loop},
-        "reward": [{"type": "chrf"}],
+        "reward": [{"type": "chrf"}, {"type": "repetition", "weight": 0.5}],
         "reinforce": {
             "steps": 10, "sources_per_step": 6, "samples_per_source": 2, "limit": {"absolute": 8}, "mle_weight": 0.1,
             "baseline": "running_mean", "normalisation": {"kind": "running"},
+            "monitors": {"window": 2, "length_drift": 0.01, "entropy_collapse": 0.99, "clear": 0.99},  # they often fire
             "loop": {**loop, "criterion": "reward", "higher_is_better": True},
         },
         "decoding": {"method": "greedy", "limit": {"absolute": 8}},
@@ -145,7 +146,7 @@ class Operations:
         if first == "outputs" or (event == "os.rename" and last.startswith(".evaluation.json")):
             self.stage = "evaluation"
             return WRITE
-        return WRITE if first.startswith(".") and self.stage == "begin" else None
+        return WRITE if last.endswith(".tmp") and self.stage == "begin" else None
 
     def _of_checkpoint(self, event: str, parts: tuple[str, ...]) -> str | None:
         if len(parts) < 3 or (event == "open" and parts[2] == "begun.json"):  # every stage's is read when a run begins
@@ -157,11 +158,11 @@ class Operations:
         if leaf.startswith("step-"):
             self._moved |= {step} if event == "os.rename" else set()
             return REMOVE if event == "os.rename" else None
-        if leaf.endswith(".removed"):
+        if leaf.endswith((".removed", ".replaced")):
             return REMOVE
         if event == "os.rename" and leaf.endswith(".partial"):
             return SWAP if step in self._moved else RENAME  # SWAP: the old one is away, the new one not yet there
-        return WRITE
+        return WRITE if leaf.endswith(".partial") and len(parts) > 3 else None  # a file of a checkpoint
 
 
 # --- in the process that is killed
@@ -298,7 +299,9 @@ class Ordeal:
         """Every file, and every byte of it; what a kill has left lying about is a difference too."""
         whole, cut = (_contents(folder) for folder in (self.whole, self.folder))
         differing = sorted(name for name in whole.keys() | cut.keys() if whole.get(name) != cut.get(name))
-        assert not differing, f"{self.folder} differs from {self.whole} in {', '.join(differing)}"
+        if differing:
+            kept = self.folder.rename(self.place / f"different-{len([*self.place.iterdir()])}")
+            raise AssertionError(f"{kept} differs from {self.whole} in {', '.join(differing)}")
         rows = [json.loads(line) for line in (self.folder / "timings.jsonl").read_text("utf-8").splitlines()]
         assert {row["stage"] for row in rows} >= {"run", "evaluation"}
         shutil.rmtree(self.folder)
@@ -337,7 +340,7 @@ def _where(before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int,
         return Hit(stage if stage not in STAGES else "begin", "work")
     marks = {
         WRITE: [name for name in new if name.startswith(f"checkpoints/{stage}/.step-") and ".partial" in name],
-        REMOVE: [name for name in new if name.startswith(f"checkpoints/{stage}/.step-") and ".removed" in name],
+        REMOVE: [name for name in new if name.startswith(f"checkpoints/{stage}/.step-") and ".re" in name],
         BEST: [name for name in new if name == f"checkpoints/{stage}/best/.partial"],
         STORE: [name for name in new if name.startswith(f".{stage}.partial")],
         "work": [name for name in new if name.startswith("checkpoints/") or name in LOGS],
@@ -359,9 +362,9 @@ def at_each_phase(stages: Sequence[str] = STAGES, phases: Sequence[str] = PHASES
     """Early in each stage and in each of its phases, in the order in which a run comes by them.
 
     Of the operations CUT the second one of a process that resumes is the cut of the second log, when the first is cut already;
-    the fourth operation WRITE falls between the first file of a checkpoint and the last.
+    before the ninth operation WRITE the tensors of the second checkpoint are written, and its state is not.
     """
-    numbers = {WRITE: 4, RENAME: 2, BEST: 2, LOG: 4, CUT: 2, REMOVE: 4, SWAP: 1, STORE: 3}
+    numbers = {WRITE: 9, RENAME: 2, BEST: 2, LOG: 4, CUT: 2, REMOVE: 4, SWAP: 1, STORE: 3}
     for stage in stages:
         for phase in phases:
             yield Instant(operation=Operation(stage, phase, numbers[phase]), torn=phase == LOG)

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guerdon.data import write_jsonl
-from guerdon.data.files import to_json, write_atomically
+from guerdon.data.files import remove_temporaries, to_json, write_atomically
 from guerdon.errors import ConfigurationError, DataError, InputError
 
 ROOT = Path(__file__).parents[3]
@@ -134,3 +134,24 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path, rows: int) -> None:
 def test_bytes_are_written_as_they_are(tmp_path: Path) -> None:
     write_atomically(tmp_path / ("n" * 240), [b"\0\xff", b"", b"\r\n"])
     assert (tmp_path / ("n" * 240)).read_bytes() == b"\0\xff\r\n"
+
+
+def test_what_a_kill_amid_writing_leaves_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    code = """
+    import os, signal
+    from guerdon.data.files import write_atomically
+    def chunks():
+        yield b"half"
+        os.kill(os.getpid(), signal.SIGKILL)
+    write_atomically("inner/a.txt", chunks())
+    """
+    (tmp_path / "inner").mkdir()
+    kept = [tmp_path / name for name in (".notes.tmp", "a.0123abcd.tmp", "inner/.a.0123abcd", "inner/.0123abcd.tmp")]
+    for path in kept:
+        path.write_text("mine")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == -9
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == len(kept) + 1
+    remove_temporaries(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)

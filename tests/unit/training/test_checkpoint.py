@@ -113,13 +113,42 @@ def test_what_a_kill_leaves_behind_is_no_checkpoint(store: CheckpointStore) -> N
         shutil.copytree(store.folder / "step-00000004", store.folder / name)
         (store.folder / name / "state.json").write_text("{")
     assert store.steps() == [4]
+    shutil.copytree(store.folder / "step-00000004", store.folder / "step-00000002")  # it was to be removed next
+    shutil.copytree(store.folder / "step-00000004", store.folder / "step-00000001")
+    store.keep_best(3, model)
+    (store.folder / "best" / ".partial").write_text("{")
     assert store.load(network(), build_optimiser(network(), OptimiserOptions()), "these").step == 4
+    assert sorted(path.name for path in store.folder.iterdir()) == ["best", "step-00000002", "step-00000004"]
+    assert [*(store.folder / "best").iterdir()] == []
     for step in (4, 8, 12):
         store.save(TrainingState(step=step, options="these"), model, optimiser)
     assert store.steps() == [8, 12]
-    assert not (store.folder / ".step-00000008.partial").exists()
-    assert not (store.folder / ".step-00000004.removed").exists()
-    assert not (store.folder / ".step-00000002.removed").exists()
+
+
+@pytest.mark.parametrize("earlier", [[], [2]])
+def test_a_kill_between_the_two_renames_of_a_replacement_takes_the_old_one_back(
+    store: CheckpointStore, earlier: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, optimiser = trained(seed=1)
+    for step in (*earlier, 4):
+        store.save(TrainingState(step=step, options="these"), model, optimiser)
+    rename = os.rename
+
+    def until_killed(source: Any, target: Any, **options: Any) -> None:
+        if str(source).endswith(".partial"):
+            raise KeyboardInterrupt
+        rename(source, target, **options)
+
+    monkeypatch.setattr(os, "rename", until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.save(TrainingState(step=4, options="these", finished="all steps done"), *trained(seed=2))
+    monkeypatch.undo()
+    assert store.steps() == earlier
+    other = network(seed=5)
+    found = store.load(other, build_optimiser(other, OptimiserOptions()), "these")
+    assert (found.step, found.finished) == (4, "")
+    assert same(other, model)
+    assert sorted(path.name for path in store.folder.iterdir()) == [f"step-{step:08d}" for step in (*earlier, 4)]
 
 
 @pytest.mark.parametrize("removed", range(12))
