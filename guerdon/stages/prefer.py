@@ -18,7 +18,6 @@ from torch import Tensor
 from guerdon.data.batches import TokenBudgetSampler, plan_batches
 from guerdon.data.comparisons import Comparison
 from guerdon.data.padded import Padded
-from guerdon.data.selection import pairs_to_train
 from guerdon.errors import ConfigurationError, DataError
 from guerdon.generator import Generator
 from guerdon.objectives.preference import PreferenceSums, dpo_loss, ipo_loss, orpo_loss, sequence_log_prob
@@ -26,7 +25,7 @@ from guerdon.training.around import surroundings
 from guerdon.training.checkpoint import add_weights
 from guerdon.training.loop import Loop, Outcome
 from guerdon.training.precision import autocast
-from guerdon.training.preferences import FIGURES, PairIds, PreferConfig, encode_preferences
+from guerdon.training.preferences import FIGURES, PairIds, PreferConfig, encode_comparisons
 from guerdon.training.progress import Progressing, Silent
 from guerdon.training.supervised import Validate
 
@@ -210,7 +209,10 @@ def prefer(
         TrainingError, CheckpointError: as `guerdon.training.loop.Loop.run`.
     """
     progress = progress or Silent()
-    training, held = (usable_pairs(generator, given, config, progress) for given in (comparisons, validation))
+    training, held = (encode_comparisons(generator, given, config.too_long) for given in (comparisons, validation))
+    for which, pairs in (("training", training), ("validation", held)):
+        for reason, count in pairs.dropped.items():
+            progress.say(f"prefer: {count} of the {which} comparisons dropped: {reason}")
     if not len(training):
         raise DataError(
             "no pair is left to train on", where="prefer", cure="give comparisons that prefer one of two different outputs"
@@ -224,16 +226,3 @@ def prefer(
     trainee = Prefer(generator, training, held, config, seed, validate)
     with surroundings(folder, "prefer", seed, progress, tensorboard) as around:
         return Loop(trainee, config.total_steps(training, seed), config.loop, config.optimiser, around).run()
-
-
-def usable_pairs(
-    generator: Generator, comparisons: Sequence[Comparison], config: PreferConfig, progress: Progressing
-) -> PairIds:
-    """The pairs that training works on, encoded; what is dropped is told, by reason. Raises as `encode_preferences`."""
-    found = pairs_to_train(comparisons)
-    kept = encode_preferences(generator, found.pairs, config.too_long)
-    too_long = len(found.pairs) - len(kept)
-    dropped = {**found.dropped, **({"pair too long for the policy": too_long} if too_long else {})}
-    for reason, count in dropped.items():
-        progress.say(f"prefer: {count} of {len(comparisons)} comparisons dropped: {reason}")
-    return kept
