@@ -21,8 +21,8 @@ from guerdon.rewards.base import Judged, Reward
 from guerdon.rewards.build import RewardContext, build_reward
 from guerdon.stages.finetune import FinetuneConfig, encode_pairs
 
-Given = TypeVar("Given")
-Found = TypeVar("Found")
+_Given = TypeVar("_Given")
+_Found = TypeVar("_Found")
 _TRIED = 8  # records that the reward is tried on
 
 
@@ -225,7 +225,7 @@ def skips_long(recipe: Recipe) -> bool:
     return recipe.finetune is not None and recipe.finetune.too_long == "skip"
 
 
-def located(path: Path, work: Callable[[Given], Found], given: Given) -> Found:
+def located(path: Path, work: Callable[[_Given], _Found], given: _Given) -> _Found:
     """``work`` of ``given``; a `DataError` names the file too."""
     try:
         return work(given)
