@@ -133,17 +133,10 @@ class Prefer:
 
     def _sums(self, data: _Anchored, rows: Sequence[int]) -> tuple[PreferenceSums, dict[str, float]]:
         """The loss of some pairs, and sums of figures over them."""
-        config = self._config
         log_prob, tokens = self._log_probs(data.pairs, rows)
         exact = torch.tensor([data.pairs.weights[row] for row in rows], dtype=torch.float64, device=log_prob.device)
-        weight = exact.to(log_prob)
-        if data.log_prob is None:
-            sums = orpo_loss(*log_prob, *tokens, config.factor, weight)
-        elif config.loss == "dpo":
-            anchor = data.log_prob[:, rows].to(log_prob)
-            sums = dpo_loss(*log_prob, *anchor, config.factor, config.label_smoothing, weight)
-        else:
-            sums = ipo_loss(*log_prob, *data.log_prob[:, rows].to(log_prob), config.factor, weight)
+        anchor = None if data.log_prob is None else data.log_prob[:, rows].to(log_prob)
+        sums = self._loss(log_prob, tokens, anchor, exact.to(log_prob))
         seen = {
             "accuracy": sums.correct,
             "margin": sums.margin,
@@ -153,6 +146,15 @@ class Prefer:
         figures = {name: (exact * values).sum().item() for name, values in seen.items()}
         figures |= {"loss": sums.loss.item(), "tokens": float(tokens.sum())}
         return sums, figures
+
+    def _loss(self, log_prob: Tensor, tokens: Tensor, anchor: Tensor | None, weight: Tensor) -> PreferenceSums:
+        """The loss that the options name, of log-probabilities [2, n]."""
+        factor, (chosen, rejected) = self._config.factor, log_prob
+        if anchor is None:
+            return orpo_loss(chosen, rejected, tokens[0], tokens[1], factor, weight)
+        if self._config.loss == "ipo":
+            return ipo_loss(chosen, rejected, anchor[0], anchor[1], factor, weight)
+        return dpo_loss(chosen, rejected, anchor[0], anchor[1], factor, self._config.label_smoothing, weight)
 
     @staticmethod
     def _portions(pairs: PairIds) -> list[list[int]]:

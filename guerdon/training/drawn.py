@@ -110,6 +110,15 @@ def comparisons_from_reward(
     return Drawn(found, dict(dropped))
 
 
+def _nothing(dropped: Mapping[str, int]) -> DataError:
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in dropped.items())
+    return DataError(
+        f"no source gives a comparison: {reasons}",
+        where="prefer.from_reward",
+        cure="draw more samples, raise the temperature or decoding.limit, or choose another reward",
+    )
+
+
 def _draw(generator: Generator, sources: Sequence[str], options: DecodingOptions, progress: Progressing) -> list[list[Output]]:
     progress.begin(f"draw {options.returned} outputs a source", len(sources))
     found = generator.generate(sources, options, advance=lambda done: progress.advance(done, {}))

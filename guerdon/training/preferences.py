@@ -155,8 +155,8 @@ def encode_comparisons(generator: Generator, comparisons: Sequence[Comparison], 
     kept = [row for row in rows if len(row[1]) <= longest[0] and max(len(row[2]), len(row[3])) <= longest[1]]
     _check_allowed(kept, set((~policy.allowed).nonzero().flatten().tolist()))
     left_out = {TOO_LONG: len(pairs) - len(kept)} if len(kept) < len(pairs) else {}
-    ids = ([row[i] for row in kept] for i in (1, 2, 3))
-    return PairIds([row[0] for row in kept], *ids, {**found.dropped, **left_out})
+    sources, chosen, rejected = ([row[i] for row in kept] for i in (1, 2, 3))
+    return PairIds([row[0] for row in kept], sources, chosen, rejected, {**found.dropped, **left_out})
 
 
 def _check_allowed(rows: Sequence[tuple[Pair, list[int], list[int], list[int]]], disallowed: set[int]) -> None:
