@@ -177,7 +177,7 @@ def _comparisons(cells: _Cells, fields: ComparisonFields, empty: bool) -> Iterat
     if fields.against is not None:
         votes.append((cells.number(fields.against, "weight", 0.0), tuple(-rank for rank in ranks)))
         votes = [vote for vote in votes if vote[0]] or votes
-    others = {
+    others: dict[str, Any] = {
         "aspect": cells.name(fields.aspect),
         "annotator": cells.name(fields.annotator),
         "references": tuple(texts_of(cells.fields.get(fields.references), cells.where(fields.references), "reference")),
