@@ -147,7 +147,8 @@ def test_requirements_are_lines():
 
 
 @pytest.mark.parametrize(
-    ("share", "text"), [(0.0, "0%"), (0.004, "<1%"), (0.005, "<1%"), (0.995, ">99%"), (0.5, "50%"), (0.996, ">99%"), (1.0, "100%")]
+    ("share", "text"),
+    [(0.0, "0%"), (0.004, "<1%"), (0.005, "<1%"), (0.995, ">99%"), (0.5, "50%"), (0.996, ">99%"), (1.0, "100%")],
 )
 def test_percent_never_says_none_or_all_of_some(share, text):
     assert percent(share) == text
