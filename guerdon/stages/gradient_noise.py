@@ -20,8 +20,8 @@ class GradientNoise:
 
     Attributes:
         estimates: K.
-        covariance: the trace of their covariance, Σ |g_k − ḡ|² / (K − 1): the expected squared error of one gradient.
-        signal: the squared norm of the true mean gradient, |ḡ|² − covariance / K. |ḡ|² alone is too large by that much on
+        covariance: the trace of their covariance, Σ ‖g_k − ḡ‖² / (K − 1): the expected squared error of one gradient.
+        signal: the squared norm of the true mean gradient, ‖ḡ‖² − covariance / K. ‖ḡ‖² alone is too large by that much on
             average; the difference is unbiased, and may be negative where K gradients show no signal.
         cosine: between the mean of the first ⌊K/2⌋ gradients and that of the others: 1 where noise is nothing, about 0
             where it is all.
