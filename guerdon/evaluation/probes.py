@@ -210,7 +210,7 @@ def wrong_value(text: str, example: Example, corpus: Corpus, draws: Draws) -> st
     """The reference with one value changed to another record's.
 
     With slot patterns: what words a slot's value gives way to another reference's wording of another value, such that the
-    patterns find an error that was not there. Without, or where the source has no slots: a number, else a capitalised name.
+    patterns find that slot missing or wrong. Without, or where the source has no slots: a number, else a capitalised name.
     """
     if corpus.meaning(example):
         return _wrong_slot(text, example, corpus, draws)
@@ -240,7 +240,7 @@ def _wrong_slot(text: str, example: Example, corpus: Corpus, draws: Draws) -> st
         slot, (start, end), wording = changes[place]
         made = text[:start] + wording + text[end:]
         after = patterns.check(example.source, made)
-        if slot in (*after.missing, *after.wrong) and after.errors > before.errors:
+        if slot in (*after.missing, *after.wrong):
             return made
     return None
 
