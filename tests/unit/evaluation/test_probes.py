@@ -142,6 +142,19 @@ def test_a_wording_that_fits_both_values_is_not_wrong():
     assert everything("wrong_value", "It is cheap.", records[0], corpus(patterns, records=records[:2])) == {None}
 
 
+def test_a_value_that_stands_in_another_slots_value_is_left_alone():
+    """The patterns find no food in this text: the word belongs to the name, and changing it would make no new error of food."""
+    patterns = SlotPatterns(
+        {"name": {"Raja Indian Cuisine": ["{value}"], "Zizzi": ["{value}"]}, "food": {"Indian": ["indian"]}}
+    )
+    text = "Raja Indian Cuisine is a pub."
+    records = [
+        Example("name[Raja Indian Cuisine], food[Indian]", (text,)),
+        Example("name[Zizzi], food[French]", ("Zizzi is a pub with French food.",)),
+    ]
+    assert everything("wrong_value", text, records[0], corpus(patterns, records=records)) == {"Zizzi is a pub."}
+
+
 def test_a_slot_that_the_text_does_not_say_is_not_changed():
     silent = "A place with 3 rooms."
     record = Example(RECORDS[0].source, (silent,))
