@@ -257,7 +257,7 @@ PROBES: dict[str, Probe] = {
         Probe("one_word", "a single word", "one word of the reference", one_word),
         Probe("source_copy", "a copy of the source", "the source itself", source_copy),
         Probe("other_reference", "a reference of another source", "good writing about something else", other_reference),
-        Probe("shuffled", "shuffled words", "the reference's words in another order, but for the first and the last", shuffled),
+        Probe("shuffled", "shuffled words", "words in another order, the first and last in place", shuffled),
         Probe("repeated_sentence", "a repeated sentence", "one sentence of the reference three times", repeated_sentence),
         Probe("truncated", "a text cut in half", "the first half of the reference's words", truncated),
         Probe("doubled", "the text twice over", "the reference, and the reference again", doubled),
