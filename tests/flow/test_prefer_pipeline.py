@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +55,16 @@ def given(records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with comparisons from a file, and reinforcement behind it; not to be written into."""
     folder = tmp_path_factory.mktemp("given")
     rows = comparisons(records)
-    write_rows(folder / "pairs.jsonl", [*rows, rows[1], {**rows[2], "chosen": "same", "rejected": "same"}, {"prompt": ""}])
+    records = Path(shutil.copytree(records, folder / "data"))
+    write_rows(records / "pairs.jsonl", [*rows, rows[1], {**rows[2], "chosen": "same", "rejected": "same"}, {"prompt": ""}])
     section = {
-        "comparisons": str(folder / "pairs.jsonl"),
+        "comparisons": "pairs.jsonl",
         "validation_share": 0.2,
         "fields": {"source": "prompt", "weight": "votes"},
     }
     data = {**tiny_recipe(records)["data"], "on_error": "skip"}
-    recipe = recipe_of(folder, records, section, data=data)
+    reinforce = {**tiny_recipe(records)["reinforce"], "optimiser": {"learning_rate": 1e-12}}
+    recipe = recipe_of(folder, records, section, data=data, reinforce=reinforce)
     assert run(recipe, folder / "run") == 0
     return folder
 
@@ -95,8 +96,7 @@ def test_a_run_on_given_comparisons_leaves_what_it_promises(given: Path) -> None
 
 def test_every_comparison_is_accounted_for(given: Path) -> None:
     counts = json.loads((given / "run" / "run.json").read_text())["counts"]
-    rows = lines(given / "pairs.jsonl")[:-3]
-    fields = {"source": "prompt", "weight": "votes"}
+    rows = lines(given / "data" / "pairs.jsonl")[:-3]
     pairs = sum(2 if "ranks" in row else 1 for row in rows)
     assert counts["preference pairs"] + counts["validation preference pairs"] == pairs
     held = {row["prompt"] for row in rows}
@@ -104,16 +104,17 @@ def test_every_comparison_is_accounted_for(given: Path) -> None:
     assert sum(count for name, count in counts.items() if name.startswith("comparisons dropped")) <= 2
     assert counts["records skipped"] == 1
     assert lines(given / "run" / "skipped.jsonl")[0]["line"] == len(rows) + 3
-    assert fields
 
 
 def test_reinforcement_begins_with_the_preferred_policy(given: Path) -> None:
-    rows = lines(given / "run" / "metrics.jsonl")
-    ended = next(row for row in rows if row["stage"] == "prefer" and row["kind"] == "final")
-    began = next(row for row in rows if row["stage"] == "reinforce" and row["step"] == 0)
-    assert (began["bleu"], began["chrf"], began["kl"]) == (ended["bleu"], ended["chrf"], 0.0)
-    weights = [load_tensors(given / "run" / stage / "model.safetensors") for stage in ("finetune", "prefer")]
-    assert any(not tensor.equal(weights[1][name]) for name, tensor in weights[0].items())
+    """Its own learning rate is next to nothing here, so that it ends where it began."""
+    weights = {s: load_tensors(given / "run" / s / "model.safetensors") for s in ("finetune", "prefer", "reinforce")}
+
+    def moved(stage: str) -> float:
+        return max(float((tensor - weights["reinforce"][name]).abs().max()) for name, tensor in weights[stage].items())
+
+    assert moved("prefer") < 1e-8
+    assert moved("finetune") > 1e-5
 
 
 def test_drawn_comparisons_are_kept_and_drawn_once(drawn: Path, tmp_path: Path) -> None:
@@ -152,9 +153,11 @@ def test_other_comparisons_need_another_folder_and_fine_tuning_does_not(
 ) -> None:
     copied = Path(shutil.copytree(given, tmp_path / "copy"))
     values = yaml.safe_load((copied / "recipe.yaml").read_text())
-    values["prefer"]["comparisons"] = str(copied / "pairs.jsonl")
-    (copied / "pairs.jsonl").write_text((copied / "pairs.jsonl").read_text().replace("A talk.", "A lecture."))
+    values["data"]["folder"] = str(copied / "data")
     (copied / "recipe.yaml").write_text(yaml.safe_dump(values))
+    assert run(copied / "recipe.yaml", copied / "run") == 0
+    pairs = copied / "data" / "pairs.jsonl"
+    pairs.write_text(pairs.read_text().replace("A talk.", "A lecture."))
     assert run(copied / "recipe.yaml", copied / "run") == 1
     assert "was made with other options or other data" in capsys.readouterr().err
     for stage in ("prefer", "reinforce"):
@@ -189,7 +192,6 @@ def test_sources_that_are_tested_on_are_counted(records: Path, tmp_path: Path, c
 GOOD = {"source": "title[The Amber Tide], kind[lecture]", "chosen": "A lecture.", "rejected": "A talk."}
 FILE = {"comparisons": "PAIRS", "validation_share": 0.5}
 OTHER = {**GOOD, "source": "title[The Amber Tide], kind[talk]"}
-Change = Callable[[dict[str, Any]], None]
 
 
 @pytest.mark.parametrize(
