@@ -16,7 +16,6 @@ from helpers.kills import (
     PHASES,
     REMOVE,
     STAGES,
-    STORE,
     SWAP,
     WRITE,
     Hit,
