@@ -6,8 +6,8 @@
 Of all the mutants that cosmic-ray's operators make of the three rooms, a sample is drawn by the seed, from each file in
 proportion to its mutants. Left out are those in annotations, which are never computed with (mypy reads them), and those that
 are no Python. Each is applied in a copy of the tree, and the tests that concern it run there, nearest first, until one is
-red. A mutant that no test notices has survived, whether a test could have noticed it or not. Tests that run longer than four
-times what they took on the unchanged tree, and half a minute, are stopped: a mutant that hangs is noticed, and counted apart.
+red. A mutant that no test notices has survived, whether a test could have noticed it or not. Tests that run half a minute
+longer than four times what they took on the unchanged tree are stopped: a mutant that hangs is noticed, and counted apart.
 
 Every result is appended to a journal beside the output (``.jsonl``) at once. A later call takes from it what is still true:
 killed mutants of files that have not changed since, and survivors, unless a file under ``tests`` has changed.

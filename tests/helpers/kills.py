@@ -90,7 +90,7 @@ class Instant:
     Attributes:
         seconds: from outside, so long after the start, or after ``operation`` is begun; None: the process kills itself there.
         operation: the file operation before which, or after which, it is killed.
-        torn: half a line is left at the end of every log, as by a kill or a power cut amid the writing of a long one.
+        torn: where ``operation`` is the opening of a log, half a line is left in it, as by a kill amid its writing.
     """
 
     seconds: float | None = None
@@ -168,15 +168,15 @@ class Operations:
 # --- in the process that is killed
 
 
-def work(arguments: list[str], folder: Path, complaints: Path, operation: Operation | None, told: Connection | None) -> None:
+def work(arguments: list[str], folder: Path, complaints: Path, instant: Instant | None, told: Connection | None) -> None:
     """What an attempt's process does: ``guerdon run``, its messages in a file.
 
     Args:
         arguments: of the command line.
         folder: the run folder.
         complaints: takes what it prints.
-        operation: where it kills itself, or tells of it.
-        told: is told of ``operation`` instead; at the end, of the operations that there were.
+        instant: at whose operation it kills itself, or tells of it.
+        told: is told of the operation instead; at the end, of the operations that there were.
     """
     import guerdon
 
@@ -188,17 +188,20 @@ def work(arguments: list[str], folder: Path, complaints: Path, operation: Operat
             os.dup2(file.fileno(), stream)
     torch.set_num_threads(1)
     operations, counts = Operations(folder), Counter[tuple[str, str]]()
+    awaited = None if instant is None else instant.operation
 
     def watch(event: str, given: tuple[Any, ...]) -> None:
         found = operations.of(event, given)
         if found is None:
             return
         counts[found] += 1
-        if operation is not None and Operation(*found, counts[found]) == operation:
-            if told is None:
-                os.kill(os.getpid(), signal.SIGKILL)
-            else:
+        if awaited is not None and Operation(*found, counts[found]) == awaited:
+            if told is not None:
                 told.send(None)
+                return
+            if instant is not None and instant.torn:
+                os.write(os.open(given[0], os.O_WRONLY | os.O_APPEND | os.O_CREAT), b'{"stage": "torn", "val')
+            os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
     code = answer(arguments)
@@ -269,7 +272,7 @@ class Ordeal:
         hear, told = self._context.Pipe(duplex=False)
         tells = instant is None or instant.seconds is not None
         complaints = self.place / "complaints.txt"
-        process = self._context.Process(target=work, args=(arguments, folder, complaints, operation, told if tells else None))
+        process = self._context.Process(target=work, args=(arguments, folder, complaints, instant, told if tells else None))
         process.start()
         told.close()
         self._begun = folder == self.folder
@@ -289,8 +292,6 @@ class Ordeal:
         hear.close()
         if code == 0 or instant is None:
             return None
-        if instant.torn:
-            _tear(folder)
         if operation is not None and instant.seconds is None:
             return Hit(operation.stage, operation.phase)
         return _where(before, _files(folder))
@@ -348,13 +349,6 @@ def _where(before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int,
     return Hit(stage, next((phase for phase, left in marks.items() if left), "start"))
 
 
-def _tear(folder: Path) -> None:
-    for name in LOGS:
-        if (folder / name).is_file():
-            with (folder / name).open("ab") as file:
-                file.write(b'{"stage": "torn", "val')
-
-
 # --- which instants
 
 
@@ -378,7 +372,7 @@ def drawn(seed: int, ordeal: Ordeal) -> Iterator[Instant]:
         yield Instant(source.uniform(0.0, ordeal.seconds))
         stage, phase = source.choice(kinds)
         number = source.randint(1, ordeal.counts[stage, phase])
-        yield Instant(operation=Operation(stage, phase, number), torn=source.random() < 0.25)
+        yield Instant(operation=Operation(stage, phase, number), torn=phase == LOG and source.random() < 0.5)
         stage = source.choice([stage for stage, phase in kinds if phase == WRITE])
         number = source.randint(1, ordeal.counts[stage, WRITE])
         yield Instant(source.uniform(0.0, 0.005), Operation(stage, WRITE, number))
