@@ -22,7 +22,11 @@ class ComparisonFields:
     A row holds either ``chosen`` and ``rejected``, a text each, or ``outputs`` and ``ranks``, a list each.
 
     Attributes:
-        source, chosen, rejected, outputs, ranks: their fields.
+        source: the field of the source.
+        chosen: that of the better output of a pair.
+        rejected: that of the worse one.
+        outputs: that of a list of outputs.
+        ranks: that of a list of their ranks.
         weight: the field of the weight or of the votes for this order; a record without it weighs 1.
         against: a field of the votes for the opposite order, if any: a record with some gives a second comparison, turned
             round, with them as its weight; ``weight`` may then be 0.

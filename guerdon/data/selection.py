@@ -12,7 +12,7 @@ from guerdon.data.draws import key as draw_key
 from guerdon.errors import ConfigurationError, DataError
 
 
-class HasSource(Protocol):
+class _HasSource(Protocol):
     """A record with a source: an example, a comparison, a rating."""
 
     @property
@@ -21,7 +21,7 @@ class HasSource(Protocol):
         ...
 
 
-_Sourced = TypeVar("_Sourced", bound=HasSource)
+_Sourced = TypeVar("_Sourced", bound=_HasSource)
 
 
 @dataclass(frozen=True)
