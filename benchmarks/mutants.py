@@ -92,9 +92,11 @@ def digest(paths: Sequence[Path]) -> str:
 # --- which mutants
 
 
-def annotations(tree: Any) -> Iterator[Any]:
-    """The nodes of a module that are annotations."""
+def left_out(tree: Any) -> Iterator[Any]:
+    """The nodes of a module that are annotations, or the bare star between parameters (an operator only by its looks)."""
     for node in ast_nodes(tree):
+        if node.type == "operator" and node.parent.type in ("parameters", "lambdef"):
+            yield node
         if node.type == "annassign":
             yield node.children[1]
         elif node.type == "tfpdef":
@@ -104,9 +106,9 @@ def annotations(tree: Any) -> Iterator[Any]:
 
 
 def mutants_of(path: str) -> list[Mutant]:
-    """All mutants of a file, those in annotations left out."""
+    """All mutants of a file, but for `left_out`."""
     tree = get_ast((ROOT / path).read_text("utf-8"))
-    spans = [(node.start_pos, node.end_pos) for node in annotations(tree)]
+    spans = [(node.start_pos, node.end_pos) for node in left_out(tree)]
     found = []
     for name in operator_names():
         operator = get_operator(name)
@@ -189,28 +191,29 @@ def levels(path: str) -> list[list[str]]:
 
 
 class Copies:
-    """Copies of the tree to change and test in, and how long each test file takes there."""
+    """Copies of the tree to change and test in, and one that stays unchanged, to see how long each test file takes."""
 
     def __init__(self, place: Path, number: int, journal: Journal) -> None:
         self.journal, self._free, self._lock = journal, queue.SimpleQueue[Path](), threading.Lock()
         listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
         names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-        for copy in range(number):
+        self._unchanged, *changed = (place / str(copy) for copy in range(number + 1))
+        for copy in (self._unchanged, *changed):
             for name in names:
                 if (ROOT / name).is_file():
-                    (place / str(copy) / name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(ROOT / name, place / str(copy) / name)
-            self._free.put(place / str(copy))
+                    (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(ROOT / name, copy / name)
+        for copy in changed:
+            self._free.put(copy)
 
     def tried(self, mutant: Mutant) -> dict[str, Any]:
         """Which test, if any, notices a mutant."""
-        seconds = [sum(map(self.seconds, level)) for level in levels(mutant.path)]
         copy, original, began = self._free.get(), (ROOT / mutant.path).read_text("utf-8"), time.monotonic()
         (copy / mutant.path).write_text(mutant.applied() or "", encoding="utf-8")
         outcome: dict[str, Any] = {"verdict": "survived"}
         try:
-            for level, allowed in zip(levels(mutant.path), seconds, strict=True):
-                code, text = _tests(copy, level, 30 + 4 * allowed)
+            for level in levels(mutant.path):
+                code, text = _tests(copy, level, 30 + 4 * sum(map(self.seconds, level)))
                 if code is None:
                     outcome = {"verdict": "timeout", "by": " ".join(level)}
                 elif code:
@@ -228,9 +231,8 @@ class Copies:
             known = self.journal.seconds.get(test)
             if known is not None:
                 return known
-            copy, began = self._free.get(), time.monotonic()
-            code, text = _tests(copy, [test], 1800)
-            self._free.put(copy)
+            began = time.monotonic()
+            code, text = _tests(self._unchanged, [test], 1800)
             if code != 0:
                 raise SystemExit(f"error: {test} is not green on the unchanged tree: mend it first\n{text[-2000:]}")
             self.journal.took(test, time.monotonic() - began)

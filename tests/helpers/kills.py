@@ -37,6 +37,7 @@ LOGS = ("metrics.jsonl", "samples.jsonl", "alarms.jsonl", "timings.jsonl")
 # The kinds of file operations that `Operations` tells apart in a stage, in the order in which a stage comes by them.
 WRITE, RENAME, BEST, LOG, CUT, REMOVE, SWAP, STORE = "write", "rename", "best", "log", "cut", "remove", "swap", "store"
 PHASES = (WRITE, RENAME, BEST, LOG, CUT, REMOVE, SWAP, STORE)
+ALARM = "alarm"  # a log that only reinforcement has
 DIFFERS = {"timings.jsonl", "report.html", ".lock"}  # durations, the page that shows them, and an empty file
 PATIENCE = 120.0  # seconds after which an attempt is given up
 
@@ -136,7 +137,9 @@ class Operations:
         first, last = parts[0], parts[-1]
         if first in LOGS:
             mode = arguments[1] if event == "open" else None
-            return LOG if mode == "a" else CUT if mode == "r+" else None
+            if mode == "a":
+                return ALARM if first == "alarms.jsonl" else LOG
+            return CUT if mode == "r+" else None
         if first == "checkpoints":
             return self._of_checkpoint(event, parts)
         stage = first.removeprefix(".").removesuffix(".partial")
@@ -372,7 +375,7 @@ def drawn(seed: int, ordeal: Ordeal) -> Iterator[Instant]:
         yield Instant(source.uniform(0.0, ordeal.seconds))
         stage, phase = source.choice(kinds)
         number = source.randint(1, ordeal.counts[stage, phase])
-        yield Instant(operation=Operation(stage, phase, number), torn=phase == LOG and source.random() < 0.5)
+        yield Instant(operation=Operation(stage, phase, number), torn=phase in (LOG, ALARM) and source.random() < 0.5)
         stage = source.choice([stage for stage, phase in kinds if phase == WRITE])
         number = source.randint(1, ordeal.counts[stage, WRITE])
         yield Instant(source.uniform(0.0, 0.005), Operation(stage, WRITE, number))
