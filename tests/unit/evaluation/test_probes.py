@@ -256,7 +256,7 @@ def test_draws_depend_on_the_record_and_the_seed():
 def test_real_records_have_every_probe(data_folder):
     rows = [json.loads(line) for line in (data_folder / "e2e" / "dev.jsonl").read_text("utf-8").splitlines()[:40]]
     records = [Example(row["source"], tuple(row["references"])) for row in rows]
-    patterns = SlotPatterns.from_file(__file__.split("tests")[0] + "recipes/e2e_slots.yaml")
+    patterns = SlotPatterns.from_file(__file__.split("tests")[0] + "tests/judges/e2e_slots.yaml")
     among = corpus(patterns, records=records)
     for name, probe in PROBES.items():
         built = [probe.build(r.references[0], r, among, 1, n) for n, r in enumerate(records)]
