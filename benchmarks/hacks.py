@@ -187,7 +187,8 @@ def report(results: dict[str, dict[int, dict[str, Any]]]) -> str:
         cells = []
         for name, runs_ in found.items():
             values = [run["nearest"].get(monitor, math.nan) for run in runs_]
-            cells.append(f"{max(values) if name == HEALTHY else min(values):.2f}")
+            value = max(values) if name == HEALTHY else min(values)
+            cells.append("–" if math.isnan(value) else f"{value:.2f}")
         rows.append([monitor, *cells])
     heads = [f"{name}, {'most' if name == HEALTHY else 'least'}" for name in found]
     parts.append("How near each sign came to its limit, which is 1:\n\n" + table(["monitor", *heads], rows))

@@ -34,8 +34,11 @@ if TYPE_CHECKING:
     from guerdon.evaluation.requirements import Requirement
     from guerdon.generator import Generator, Output, load
     from guerdon.stages.finetune import FinetuneConfig, finetune
+    from guerdon.stages.prefer import prefer
     from guerdon.stages.pretrain import PretrainConfig, pretrain
     from guerdon.stages.reinforce import reinforce
+    from guerdon.training.drawn import comparisons_from_reward
+    from guerdon.training.preferences import PreferConfig
     from guerdon.training.reinforcement import ReinforceConfig
 
 __version__ = "0.1.0"
@@ -54,6 +57,7 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "Output",
+    "PreferConfig",
     "PretrainConfig",
     "Rating",
     "ReinforceConfig",
@@ -63,9 +67,11 @@ __all__ = [
     "TrainingError",
     "__version__",
     "audit",
+    "comparisons_from_reward",
     "finetune",
     "load",
     "metrics",
+    "prefer",
     "pretrain",
     "read_comparisons",
     "read_examples",
@@ -82,15 +88,18 @@ _HOMES = {
     "FinetuneConfig": "guerdon.stages.finetune",
     "Generator": "guerdon.generator",
     "Output": "guerdon.generator",
+    "PreferConfig": "guerdon.training.preferences",
     "PretrainConfig": "guerdon.stages.pretrain",
     "Rating": "guerdon.data.comparisons",
     "ReinforceConfig": "guerdon.training.reinforcement",
     "Requirement": "guerdon.evaluation.requirements",
     "Tokenizer": "guerdon.data.tokenizer",
     "audit": "guerdon.evaluation.audit",
+    "comparisons_from_reward": "guerdon.training.drawn",
     "finetune": "guerdon.stages.finetune",
     "load": "guerdon.generator",
     "metrics": None,
+    "prefer": "guerdon.stages.prefer",
     "pretrain": "guerdon.stages.pretrain",
     "read_comparisons": "guerdon.data.judgements",
     "read_examples": "guerdon.data.records",

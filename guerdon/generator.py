@@ -272,7 +272,7 @@ def _decoding(folder: Path | None) -> DecodingOptions:
 
 def model_folder(folder: Path) -> Path:
     """The folder itself where it holds a model, or that of the last stage of the run which it holds."""
-    for candidate in (folder, folder / "reinforce", folder / "finetune", folder / "pretrain"):
+    for candidate in (folder, folder / "reinforce", folder / "prefer", folder / "finetune", folder / "pretrain"):
         if (candidate / CONFIG).is_file():
             return candidate
     raise DataError(

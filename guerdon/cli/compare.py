@@ -34,7 +34,7 @@ def compare(
 ) -> None:
     """Runs every combination of options over several seeds, and writes one page. A comparison that was cut goes on.
 
-    Example: guerdon compare recipes/e2e.yaml --vary reinforce.baseline=leave_one_out,batch_mean,none --seeds 5
+    Example: guerdon compare recipes/e2e.yaml --vary reinforce.estimator=rloo,grpo,ppo --seeds 5
     """
     from guerdon.pipeline.compare import compare as run_comparison
     from guerdon.pipeline.grid import Plan, read_grid, read_seeds

@@ -66,7 +66,8 @@ class Rating:
     """One output and its score; what the numbers mean is the annotator's affair.
 
     Attributes:
-        source, output: what was judged; the source is never empty.
+        source: what the output was written for; never empty.
+        output: the text that was judged.
         score: a finite number, higher is better.
         aspect, annotator, meta: as in `Comparison`.
 

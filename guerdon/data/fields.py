@@ -15,7 +15,7 @@ from guerdon.data.rows import kind_of_value, scan_rows
 from guerdon.errors import ConfigurationError, DataError
 
 OnError = Literal["stop", "skip"]
-Record = TypeVar("Record")
+_Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Skipped:
 
 
 def read_checked(
-    path: Path, parse: Callable[[Row], Sequence[Record]], on_error: OnError, limit: int | None
-) -> tuple[list[Record], list[Skipped]]:
+    path: Path, parse: Callable[[Row], Sequence[_Record]], on_error: OnError, limit: int | None
+) -> tuple[list[_Record], list[Skipped]]:
     """The records of a file in order, and the rows that were left out.
 
     Args:
@@ -46,7 +46,7 @@ def read_checked(
     if on_error not in ("stop", "skip"):
         raise ConfigurationError(f"unknown value {on_error!r}", where="on_error", cure="choose stop or skip")
     check_limit(limit)
-    records, skipped = list[Record](), list[Skipped]()
+    records, skipped = list[_Record](), list[Skipped]()
     for row in scan_rows(path):
         try:
             if isinstance(row, BadRow):

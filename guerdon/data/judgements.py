@@ -22,7 +22,11 @@ class ComparisonFields:
     A row holds either ``chosen`` and ``rejected``, a text each, or ``outputs`` and ``ranks``, a list each.
 
     Attributes:
-        source, chosen, rejected, outputs, ranks: their fields.
+        source: the field of the source.
+        chosen: that of the better output of a pair.
+        rejected: that of the worse one.
+        outputs: that of a list of outputs.
+        ranks: that of a list of their ranks.
         weight: the field of the weight or of the votes for this order; a record without it weighs 1.
         against: a field of the votes for the opposite order, if any: a record with some gives a second comparison, turned
             round, with them as its weight; ``weight`` may then be 0.
@@ -177,7 +181,7 @@ def _comparisons(cells: _Cells, fields: ComparisonFields, empty: bool) -> Iterat
     if fields.against is not None:
         votes.append((cells.number(fields.against, "weight", 0.0), tuple(-rank for rank in ranks)))
         votes = [vote for vote in votes if vote[0]] or votes
-    others = {
+    others: dict[str, Any] = {
         "aspect": cells.name(fields.aspect),
         "annotator": cells.name(fields.annotator),
         "references": tuple(texts_of(cells.fields.get(fields.references), cells.where(fields.references), "reference")),

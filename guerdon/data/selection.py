@@ -12,7 +12,7 @@ from guerdon.data.draws import key as draw_key
 from guerdon.errors import ConfigurationError, DataError
 
 
-class HasSource(Protocol):
+class _HasSource(Protocol):
     """A record with a source: an example, a comparison, a rating."""
 
     @property
@@ -21,7 +21,7 @@ class HasSource(Protocol):
         ...
 
 
-Sourced = TypeVar("Sourced", bound=HasSource)
+_Sourced = TypeVar("_Sourced", bound=_HasSource)
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ def _judgement(comparison: Comparison) -> Hashable:
 
 
 def split_by_source(
-    records: Sequence[Sourced], share: float, seed: int, key: Callable[[Sourced], str] | None = None
-) -> tuple[list[Sourced], list[Sourced]]:
+    records: Sequence[_Sourced], share: float, seed: int, key: Callable[[_Sourced], str] | None = None
+) -> tuple[list[_Sourced], list[_Sourced]]:
     """Holds out the records of a share of the *sources*, so that no source stands on both sides; each side keeps its order.
 
     Which sources are held out depends on ``seed`` and the sources alone, not on their order or their number of records.

@@ -84,7 +84,7 @@ def _rows(audit: Audit) -> list[ProbeRow]:
 def _cell(found: Preference | None, failed: bool) -> Cell | None:
     if found is None:
         return None
-    gap = "" if found.gap is None else f"{signed(found.gap.value)} σ"
+    gap = "" if found.gap is None else f"{signed(found.gap.value)}\N{NO-BREAK SPACE}σ"
     ties = f"{percent(found.tied)} ties" if found.tied else ""
     bad = failed or found.fooled >= 0.5
     return Cell(bar(found), percent(found.preferred.value), interval_of(found.preferred), ties, gap, bad)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,8 @@ from guerdon.metrics.base import FloatArray, MeanMetric
 from guerdon.metrics.significance import bootstrap_interval, wilson_interval
 from guerdon.rewards.base import Judgement
 
+Resampling = tuple[int, int]
+"""Resamples of each bootstrap interval, and their seed."""
 _TIE_SPREAD, _TIE_ROUNDING = 1e-4, 1e-6  # of the spread over references, and of the size of the scores
 
 
@@ -36,13 +37,6 @@ class Scores:
     weight: float
     values: FloatArray
     applies: NDArray[np.bool_]
-
-
-class Resampling(NamedTuple):
-    """Resamples of each bootstrap interval, and their seed."""
-
-    samples: int
-    seed: int
 
 
 def all_scores(judgement: Judgement, scale: Scale, groups: Sequence[int], name: str) -> list[Scores]:
@@ -113,13 +107,6 @@ def median_examples(scores: Scores, rows: Sequence[Row], subjects: Subjects) -> 
             float(scores.values[row]),
         )
     return shown
-
-
-def _probe_rows(rows: Sequence[Row], sources: int) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {name: [] for name in PROBES}
-    for place, row in enumerate(rows[sources:], sources):
-        found[str(row.probe)].append(place)
-    return found
 
 
 def _preference(

@@ -11,6 +11,7 @@ from guerdon.evaluation.runfolder import RunFolder
 STAGES = {
     "pretrain": "Pre-training",
     "finetune": "Fine-tuning",
+    "prefer": "Learning from comparisons",
     "reinforce": "Reinforcement",
     "reinforce-shuffled": "Control: shuffled rewards",
     "reinforce-constant": "Control: constant reward",
@@ -27,6 +28,10 @@ _TITLES = {
     "loss": "Loss",
     "bleu": "BLEU on validation sources",
     "chrf": "chrF on validation sources",
+    "accuracy": "Share of validation pairs whose preferred output gets more",
+    "margin": "Margin of the preferred output in implied reward",
+    "chosen_log_prob": "Log-probability of preferred outputs",
+    "rejected_log_prob": "Log-probability of rejected outputs",
     "reward": "Reward, raw weighted sum",
     "advantage_std": "Standard deviation of the advantages",
     "kl": "KL to the fine-tuned policy (nats)",
@@ -60,7 +65,7 @@ def title(name: str) -> str:
 
 
 def learning_charts(run: RunFolder, stage: str) -> list[Chart]:
-    """Of a stage that learns by teacher forcing: the loss in training and validation, and each further validation figure."""
+    """Of a stage that draws no samples: the loss in training and validation, and each further validation figure."""
     training, validation = run.points(stage, "train", "nll"), run.points(stage, "validation", "nll")
     losses = [Series("training", training, 0, smooth=True), Series("validation", validation, 1, markers=True)]
     further = [name for name in run.names(stage, "validation") if name not in ("nll", "loss")]
@@ -124,5 +129,5 @@ def _drawn(charts: Iterable[Chart | None]) -> list[Chart]:
 
 
 def teaching_stages(run: RunFolder) -> Sequence[str]:
-    """The stages that learn by teacher forcing."""
+    """The stages that draw no samples: those that learn from texts or from comparisons."""
     return [stage for stage in run.stages if not stage.startswith("reinforce")]

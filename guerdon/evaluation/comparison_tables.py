@@ -36,7 +36,7 @@ class ReachingRow(NamedTuple):
     label: str
     reached: str
     steps: str
-    samples: str
+    drawn: str
     time: str
 
 
@@ -44,7 +44,7 @@ class NoiseRow(NamedTuple):
     """One cell's gradient on the start policy."""
 
     label: str
-    samples: str
+    drawn: str
     covariance: str
     signal: str
     ratio: str

@@ -210,7 +210,7 @@ def wrong_value(text: str, example: Example, corpus: Corpus, draws: Draws) -> st
     """The reference with one value changed to another record's.
 
     With slot patterns: what words a slot's value gives way to another reference's wording of another value, such that the
-    patterns find an error that was not there. Without, or where the source has no slots: a number, else a capitalised name.
+    patterns find that slot missing or wrong. Without, or where the source has no slots: a number, else a capitalised name.
     """
     if corpus.meaning(example):
         return _wrong_slot(text, example, corpus, draws)
@@ -240,7 +240,7 @@ def _wrong_slot(text: str, example: Example, corpus: Corpus, draws: Draws) -> st
         slot, (start, end), wording = changes[place]
         made = text[:start] + wording + text[end:]
         after = patterns.check(example.source, made)
-        if slot in (*after.missing, *after.wrong) and after.errors > before.errors:
+        if slot in (*after.missing, *after.wrong):
             return made
     return None
 
@@ -257,7 +257,7 @@ PROBES: dict[str, Probe] = {
         Probe("one_word", "a single word", "one word of the reference", one_word),
         Probe("source_copy", "a copy of the source", "the source itself", source_copy),
         Probe("other_reference", "a reference of another source", "good writing about something else", other_reference),
-        Probe("shuffled", "shuffled words", "the reference's words in another order, but for the first and the last", shuffled),
+        Probe("shuffled", "shuffled words", "words in another order, the first and last in place", shuffled),
         Probe("repeated_sentence", "a repeated sentence", "one sentence of the reference three times", repeated_sentence),
         Probe("truncated", "a text cut in half", "the first half of the reference's words", truncated),
         Probe("doubled", "the text twice over", "the reference, and the reference again", doubled),

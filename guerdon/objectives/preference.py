@@ -146,7 +146,7 @@ def log_odds(log_prob: Tensor) -> Tensor:
 
 
 def log1mexp(x: Tensor) -> Tensor:
-    """log(1 - e^x) for x < 0, in the form that loses no digits (Mächler 2012, Accurately computing log(1 - exp(-|a|)))."""
+    """log(1 - e^x) for x < 0, in the form that loses no digits (Mächler 2012, eq. 7)."""
     near = x > -math.log(2.0)
     inside = torch.where(near, x, -1.0)  # each branch sees only what it can bear, or its gradient would be nan · 0
     outside = torch.where(near, -1.0, x)

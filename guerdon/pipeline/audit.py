@@ -26,8 +26,8 @@ class AuditFiles:
     Attributes:
         data: records with references.
         limit: records read at most; None for all.
-        source, references: names of their fields; by default those of the recipe that holds the reward, or "source" and
-            "references".
+        source: the name of the field; by default that of the recipe which holds the reward, or "source".
+        references: likewise, or "references".
         slots: patterns of slot values; by default those of the recipe's evaluation, where there are any.
         pairs: outputs of which people preferred one.
         pairs_source: the field of their source.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from guerdon.pipeline.preferences import check_preferences, read_preferences
 from guerdon.pipeline.prepare import (
     check_lengths,
     check_records,
@@ -13,6 +14,7 @@ from guerdon.pipeline.prepare import (
     try_reward,
 )
 from guerdon.pipeline.recipe import Recipe
+from guerdon.training.progress import Silent
 
 
 def check_recipe(recipe: Recipe) -> dict[str, object]:
@@ -31,6 +33,7 @@ def check_recipe(recipe: Recipe) -> dict[str, object]:
     generator = new_generator(recipe, lambda: new_tokenizer(recipe, records["train"].examples))
     facts["vocabulary"] = generator.policy.vocabulary_size
     facts |= check_lengths(recipe, records, generator)
+    facts |= check_preferences(recipe, read_preferences(recipe), records, generator, Silent())
     if recipe.reinforce is not None:
         facts["reinforcement steps"] = recipe.reinforce.steps
     if reward is not None:

@@ -21,8 +21,9 @@ from guerdon.pipeline.execute import optimised
 from guerdon.pipeline.grid import Cell, Plan, drawn, reinforcement, samples_per_step
 from guerdon.pipeline.gridfolder import GridFolder
 from guerdon.pipeline.gridruns import WARMUP, GridRuns
-from guerdon.pipeline.systems import LABELS, SLOT_ERRORS, Writer, Written, describe, joined
+from guerdon.pipeline.systems import LABELS, SLOT_ERRORS, Writer, Written, describe
 from guerdon.rewards.base import Judgement
+from guerdon.rewards.normalise import joined
 from guerdon.training.progress import Progressing
 from guerdon.training.reinforcement import Control
 

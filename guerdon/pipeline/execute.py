@@ -111,10 +111,15 @@ def evaluate(run: Run) -> Evaluation:
 def _systems(run: Run, writer: Writer) -> list[SystemOutputs]:
     """Every system's outputs; training comes first, as far as it is needed."""
     recipe, chosen = run.recipe, run.recipe.controls.run
-    if recipe.reinforce is None:
+    if recipe.reinforce is None and recipe.prefer is None:
         name = "finetuned" if recipe.finetune is not None else "pretrained"
         return [writer.of_policy(name, run.finetuned())]
-    systems = [writer.of_policy("finetuned", run.finetuned()), writer.of_policy("reinforced", run.reinforced())]
+    systems = [writer.of_policy("finetuned", run.finetuned())]
+    if recipe.prefer is not None:
+        systems.append(writer.of_policy("preferred", run.preferred()))
+    if recipe.reinforce is None:
+        return systems
+    systems.append(writer.of_policy("reinforced", run.reinforced()))
     systems += [writer.of_policy(name, run.reinforced(name)) for name in _TRAINED_CONTROLS if name in chosen]
     choices = [name for name in _CHOSEN_CONTROLS if name in chosen]
     if choices:

@@ -16,7 +16,7 @@ from guerdon.data.lines import check_file
 from guerdon.errors import CheckpointError, InputError
 from guerdon.evaluation.results import CONTROLS, EVALUATION
 from guerdon.pipeline.prepare import measured_split, split_files
-from guerdon.pipeline.recipe import Recipe
+from guerdon.pipeline.recipe import STAGES, Recipe
 from guerdon.training.checkpoint import sha256, sync
 from guerdon.training.runlog import writing
 
@@ -26,7 +26,9 @@ _DEPENDS = {
     "tokenizer": _TOKENIZER,
     "pretrain": (*_TOKENIZER, "model", "pretrain"),
     "finetune": (*_TOKENIZER, "model", "pretrain", "finetune", "evaluation"),
-    "reinforce": (*_TOKENIZER, "model", "pretrain", "finetune", "evaluation", "reward", "reinforce"),
+    "comparisons": (*_TOKENIZER, "model", "pretrain", "finetune", "evaluation", "reward", "prefer"),
+    "prefer": (*_TOKENIZER, "model", "pretrain", "finetune", "evaluation", "prefer"),
+    "reinforce": (*_TOKENIZER, "model", "pretrain", "finetune", "evaluation", "reward", "prefer", "reinforce"),
 }
 
 
@@ -105,8 +107,11 @@ class RunFiles:
             sync(self.folder)
 
     def _fingerprint(self, stage: str) -> str:
-        sections = _DEPENDS[stage.split("-")[0]]
-        return f"{self.recipe.fingerprint(*sections)} {self._data_fingerprint} {self._start}".rstrip()
+        kind, section = stage.split("-")[0], self.recipe.prefer
+        drawn = kind == "prefer" and section is not None and section.from_reward is not None
+        sections = self.recipe.fingerprint(*_DEPENDS["comparisons" if drawn else kind])
+        compared = self._comparisons_fingerprint if kind in ("prefer", "reinforce") else ""
+        return " ".join([sections, self._data_fingerprint, *compared.split(), *self._start.split()])
 
     @cached_property
     def _data_fingerprint(self) -> str:
@@ -114,6 +119,13 @@ class RunFiles:
         names = [self.recipe.data.train, self.recipe.data.validation]
         names += [] if pretrain is None else [*pretrain.texts, *pretrain.validation_texts]
         return " ".join(sha256(check_file(self.recipe.data_file(name)))[:16] for name in names)
+
+    @cached_property
+    def _comparisons_fingerprint(self) -> str:
+        """Of the files of comparisons; nothing where there are none."""
+        section = self.recipe.prefer
+        names = [] if section is None else [section.comparisons, section.validation_comparisons]
+        return " ".join(sha256(check_file(self.recipe.data_file(name)))[:16] for name in names if name is not None)
 
     def _check_same(self, stage: str) -> None:
         """Refuses what the folder holds of a stage, finished or begun, where it was made with other options or data."""
@@ -134,7 +146,7 @@ class RunFiles:
     def evaluated(self) -> bool:
         """Whether ``evaluation.json`` is that of this recipe, these data and the stages as they stand."""
         stored = self._facts()
-        stages = [stage for stage in ("pretrain", "finetune", "reinforce") if getattr(self.recipe, stage) is not None]
+        stages = [stage for stage in STAGES if getattr(self.recipe, stage) is not None]
         if self.recipe.reinforce is not None:
             stages += [f"reinforce-{name}" for name in self.recipe.controls.run if name in CONTROLS]
         whole = all(map(self.finished, stages)) and (self.folder / EVALUATION).is_file()
@@ -156,7 +168,7 @@ class RunFiles:
         read = [split_files(recipe)[measured_split(recipe)], *([recipe.resolve(slots)] if slots else [])]
         marks = [sha256(path)[:16] for path in read if path.is_file()]
         sections = recipe.fingerprint(*_DEPENDS["reinforce"], "decoding", "controls")
-        return " ".join([sections, self._data_fingerprint, *marks])
+        return " ".join([sections, self._data_fingerprint, *self._comparisons_fingerprint.split(), *marks])
 
     def _check_fingerprint(self, stage: str, path: Path) -> None:
         try:

@@ -58,7 +58,7 @@ def read_grid(path: Path, vary: Sequence[str], overrides: Sequence[str] = ()) ->
     both = [name for name in axes for given in overrides if given.split("=")[0] == name]
     if both:
         raise ConfigurationError(f"--set gives {both[0]} one value and --vary several", where="--vary", cure="take one out")
-    cells = []
+    cells: list[Cell] = []
     for values in itertools.product(*axes.values()):
         options = dict(zip(axes, values, strict=True))
         label = ", ".join(f"{name.removeprefix(_VARIES)}: {_shown(value)}" for name, value in options.items())

@@ -21,8 +21,8 @@ from guerdon.rewards.base import Judged, Reward
 from guerdon.rewards.build import RewardContext, build_reward
 from guerdon.stages.finetune import FinetuneConfig, encode_pairs
 
-Given = TypeVar("Given")
-Found = TypeVar("Found")
+_Given = TypeVar("_Given")
+_Found = TypeVar("_Found")
 _TRIED = 8  # records that the reward is tried on
 
 
@@ -184,8 +184,8 @@ def check_lengths(recipe: Recipe, records: Mapping[str, Records], generator: Gen
     """
     files, facts = split_files(recipe), {"parameters": sum(p.numel() for p in generator.policy.parameters())}
     for split, found in records.items():
-        if split != "train" or (recipe.reinforce is not None and not skips_long(recipe)):
-            _located(files[split], lambda sources: generator.encode_sources(sources), [e.source for e in found.examples])
+        if split != "train" or (_samples_training(recipe) and not skips_long(recipe)):
+            located(files[split], lambda sources: generator.encode_sources(sources), [e.source for e in found.examples])
     if recipe.finetune is not None:
         facts |= _check_pairs(recipe, records, generator, recipe.finetune)
     return facts
@@ -197,7 +197,7 @@ def _check_pairs(
     encoded = {}
     for split, most in (("train", None), ("validation", 1)):  # the first reference alone measures on validation
         pairs = [(e.source, reference) for e in records[split].examples for reference in e.references[:most]]
-        encoded[split] = _located(
+        encoded[split] = located(
             split_files(recipe)[split], lambda given: encode_pairs(generator, given, config.too_long), pairs
         )
     training = encoded["train"]
@@ -207,7 +207,7 @@ def _check_pairs(
             where=str(split_files(recipe)["train"]),
             cure="give shorter texts, or a policy with a larger max_source and max_target",
         )
-    _located(
+    located(
         split_files(recipe)["train"],
         lambda pairs: plan_batches(*pairs.lengths(), config.batch.max_tokens, 0, 0, config.batch.max_rows),
         training,
@@ -215,12 +215,18 @@ def _check_pairs(
     return {"training pairs": len(training), "fine-tuning steps": config.total_steps(training, recipe.seed)}
 
 
+def _samples_training(recipe: Recipe) -> bool:
+    """Whether outputs are drawn for the training sources."""
+    return recipe.reinforce is not None or (recipe.prefer is not None and recipe.prefer.from_reward is not None)
+
+
 def skips_long(recipe: Recipe) -> bool:
     """Whether training leaves out what is too long for the policy."""
     return recipe.finetune is not None and recipe.finetune.too_long == "skip"
 
 
-def _located(path: Path, work: Callable[[Given], Found], given: Given) -> Found:
+def located(path: Path, work: Callable[[_Given], _Found], given: _Given) -> _Found:
+    """``work`` of ``given``; a `DataError` names the file too."""
     try:
         return work(given)
     except DataError as error:

@@ -16,9 +16,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from guerdon.decoding import DecodingOptions
 from guerdon.errors import ConfigurationError, DataError
 from guerdon.models.options import TransformerOptions
-from guerdon.pipeline.sections import ControlsSection, DataSection, EvaluationSection, PretrainSection, TokenizerSection
+from guerdon.pipeline.sections import (
+    ControlsSection,
+    DataSection,
+    EvaluationSection,
+    PreferSection,
+    PretrainSection,
+    TokenizerSection,
+)
 from guerdon.stages.finetune import FinetuneConfig
 from guerdon.training.reinforcement import ReinforceConfig
+
+STAGES = ("pretrain", "finetune", "prefer", "reinforce")
 
 
 class _Model(BaseModel):
@@ -30,12 +39,14 @@ class _Model(BaseModel):
 
 
 class Recipe(BaseModel):
-    """A whole recipe. Sections that are left out take their defaults; ``pretrain``, ``finetune`` and ``reinforce`` are not run.
+    """A whole recipe. Sections that are left out take their defaults; those of stages are not run.
+
+    The stages are, in this order, ``pretrain``, ``finetune``, ``prefer`` and ``reinforce``.
 
     Attributes:
         name: of the run; its folder is ``runs/<name>`` unless said otherwise.
         seed: of every draw.
-        data, tokenizer, pretrain, finetune, reinforce, decoding, evaluation, controls: see their classes.
+        data, tokenizer, pretrain, finetune, prefer, reinforce, decoding, evaluation, controls: see their classes.
         model: options of a `~guerdon.models.transformer.Transformer` without ``vocabulary_size``; or ``load``: a folder.
         reward: the parts of the reward, each with ``type``, ``weight`` and its own options (`guerdon.rewards.build`).
         tensorboard: whether to write TensorBoard events.
@@ -51,6 +62,7 @@ class Recipe(BaseModel):
     model: dict[str, Any] = {}
     pretrain: PretrainSection | None = None
     finetune: FinetuneConfig | None = None
+    prefer: PreferSection | None = None
     reward: list[dict[str, Any]] = []
     reinforce: ReinforceConfig | None = None
     decoding: DecodingOptions = DecodingOptions()
@@ -102,10 +114,13 @@ class Recipe(BaseModel):
         return plain
 
     def fingerprint(self, *sections: str) -> str:
-        """A checksum of some sections: what a finished stage depends on."""
+        """A checksum of some sections: what a finished stage depends on.
+
+        ``prefer`` adds nothing where it is absent: runs that were made before there was such a section stay what they are.
+        """
         plain = self.plain()
         plain["data"]["folder"] = ""
-        chosen = {name: plain[name] for name in ("seed", *sections)}
+        chosen = {name: plain[name] for name in ("seed", *sections) if name != "prefer" or plain[name] is not None}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
 
@@ -168,8 +183,10 @@ def validated(values: Mapping[str, Any], path: Path) -> Recipe:
         raise ConfigurationError(f"{recipe.name!r} names no folder", where=f"{path}, name", cure="give a name without slashes")
     if recipe.reinforce is not None and not recipe.reward:
         raise ConfigurationError("reinforce needs a reward", where=f"{path}, reward", cure="give the section reward")
-    if recipe.finetune is None and recipe.reinforce is None and recipe.pretrain is None:
-        raise ConfigurationError("there is nothing to do", where=str(path), cure="give pretrain, finetune or reinforce")
+    if recipe.prefer is not None and recipe.prefer.from_reward is not None and not recipe.reward:
+        raise ConfigurationError("prefer.from_reward needs a reward", where=f"{path}, reward", cure="give the section reward")
+    if all(getattr(recipe, stage) is None for stage in STAGES):
+        raise ConfigurationError("there is nothing to do", where=str(path), cure="give pretrain, finetune, prefer or reinforce")
     return recipe
 
 

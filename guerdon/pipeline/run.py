@@ -23,6 +23,7 @@ from guerdon.metrics.chrf import Chrf
 from guerdon.metrics.slots import SlotPatterns
 from guerdon.pipeline.environment import environment
 from guerdon.pipeline.folder import RunFiles
+from guerdon.pipeline.preferences import Preferences, check_preferences, drawn_preferences, read_preferences
 from guerdon.pipeline.prepare import (
     check_lengths,
     check_records,
@@ -36,9 +37,11 @@ from guerdon.pipeline.prepare import (
     try_reward,
 )
 from guerdon.pipeline.recipe import Recipe
+from guerdon.pipeline.sections import PreferSection
 from guerdon.pipeline.start import Start
 from guerdon.rewards.base import Reward
 from guerdon.stages.finetune import finetune
+from guerdon.stages.prefer import prefer
 from guerdon.stages.pretrain import pretrain
 from guerdon.stages.reinforce import reinforce
 from guerdon.training.loop import Outcome
@@ -82,7 +85,8 @@ class Run:
         if self.reward is not None:
             try_reward(self.reward, self.examples("validation"))
         first = self._new_generator() if self.start is None else self.start.open(self.recipe.decoding)
-        return check_lengths(self.recipe, self.records, first)
+        facts = check_lengths(self.recipe, self.records, first)
+        return facts | check_preferences(self.recipe, self.preferences, self.records, first, self.progress)
 
     def begin(self) -> None:
         """Checks all that the run works on, and only then takes the folder and writes what stands in it before any stage.
@@ -106,6 +110,8 @@ class Run:
             for split, records in self.records.items()
             for bad in records.skipped
         ]
+        for name, left_out in (self.preferences.skipped if self.preferences is not None else {}).items():
+            skipped += [{"split": name, "line": bad.line, "reason": bad.reason, "text": bad.text[:500]} for bad in left_out]
         if skipped:
             write_jsonl(self.folder / "skipped.jsonl", skipped)
             self.progress.say(f"{len(skipped)} bad records skipped: see {self.folder / 'skipped.jsonl'}")
@@ -143,6 +149,11 @@ class Run:
     def reward(self) -> Reward | None:
         """The recipe's reward."""
         return read_reward(self.recipe, self.records) if self.like is None else self.like.reward
+
+    @cached_property
+    def preferences(self) -> Preferences | None:
+        """The comparisons of files; None where the recipe has none."""
+        return read_preferences(self.recipe)
 
     @cached_property
     def slots(self) -> SlotPatterns | None:
@@ -192,8 +203,26 @@ class Run:
             lambda g: finetune(g, train, section, validation, self.measure, **self._around()),
         )
 
+    def preferred(self) -> Generator:
+        """The policy after learning from comparisons; that before, where the recipe has no such stage."""
+        section = self.recipe.prefer
+        if section is None:
+            return self.finetuned()
+
+        def train(generator: Generator) -> Outcome:
+            found = self.preferences or self._drawn(generator, section)
+            return prefer(generator, found.training, section, found.validation, self.measure, **self._around())
+
+        return self._stage("prefer", self.finetuned, train)
+
+    def _drawn(self, generator: Generator, section: PreferSection) -> Preferences:
+        reward = self.reward
+        assert reward is not None, "a recipe that draws comparisons without a reward is refused when it is read"
+        examples = self.prompts(generator), self.judged_at_validation()
+        return drawn_preferences(self.recipe, section, self.files, generator, reward, *examples, self.progress)
+
     def reinforced(self, control: Control = "none") -> Generator:
-        """The policy after reinforcement, or after a control of it."""
+        """The policy after reinforcement, which begins with the preferred one, or after a control of it."""
         section = self.recipe.reinforce
         if section is None:
             raise ConfigurationError("the recipe has no such section", where="reinforce")
@@ -202,7 +231,7 @@ class Run:
         validation = self.judged_at_validation()
         return self._stage(
             "reinforce" if control == "none" else f"reinforce-{control}",
-            self.finetuned,
+            self.preferred,
             lambda g: reinforce(g, reward, self.prompts(g), config, validation, self.measure, **self._around()),
         )
 

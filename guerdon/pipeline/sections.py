@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from guerdon.data.judgements import ComparisonFields
 from guerdon.data.records import FieldMap
 from guerdon.decoding import SamplingOptions
 from guerdon.errors import ConfigurationError
 from guerdon.stages.pretrain import PretrainConfig
+from guerdon.training.drawn import FromReward
+from guerdon.training.preferences import FIGURES, PreferConfig
 
 Control = Literal["shuffled", "constant", "best_of_n", "mbr"]
 
@@ -75,6 +78,49 @@ class PretrainSection(PretrainConfig):
         if bool(self.texts) != bool(self.validation_texts):
             raise ConfigurationError(
                 "texts and validation_texts go together", where="pretrain.validation_texts", cure="give both, or neither"
+            )
+
+
+@dataclass(frozen=True)
+class PreferSection(PreferConfig):
+    """Learning from comparisons, and where they come from: a file, or the policy's own samples and the recipe's reward.
+
+    Attributes:
+        comparisons: a file of comparisons, relative to ``data.folder``.
+        validation_comparisons: another one, which measures accuracy, margin and loss.
+        validation_share: instead of that file, the share of the *sources* of ``comparisons`` that is held out.
+        fields: names of the fields in those files.
+        from_reward: draws the comparisons for the training and the validation sources instead, once, before the stage begins.
+    """
+
+    comparisons: str | None = None
+    validation_comparisons: str | None = None
+    validation_share: float | None = None
+    fields: ComparisonFields = field(default_factory=ComparisonFields)
+    from_reward: FromReward | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.comparisons is None) == (self.from_reward is None):
+            raise ConfigurationError(
+                "needs either comparisons or from_reward", where="prefer.comparisons", cure="give exactly one of them"
+            )
+        given = [name for name in ("validation_comparisons", "validation_share") if getattr(self, name) is not None]
+        if self.from_reward is not None and (given or self.fields != ComparisonFields()):
+            raise ConfigurationError(
+                "belongs to a file of comparisons, and from_reward draws them",
+                where=f"prefer.{given[0] if given else 'fields'}",
+                cure="take it out: validation comparisons are drawn for the validation sources",
+            )
+        if self.comparisons is not None and len(given) != 1:
+            raise ConfigurationError(
+                f"needs either validation_comparisons or validation_share, to measure {', '.join(FIGURES)}",
+                where="prefer.validation_comparisons",
+                cure="give exactly one of them",
+            )
+        if self.validation_share is not None and not 0 < self.validation_share < 1:
+            raise ConfigurationError(
+                f"{self.validation_share} is no share", where="prefer.validation_share", cure="give a number between 0 and 1"
             )
 
 

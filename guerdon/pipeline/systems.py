@@ -23,6 +23,7 @@ from guerdon.training.progress import Progressing
 LABELS = {
     "pretrained": "pre-trained",
     "finetuned": "fine-tuned",
+    "preferred": "trained on comparisons",
     "reinforced": "reinforced",
     "shuffled": "control: shuffled rewards",
     "constant": "control: constant reward",

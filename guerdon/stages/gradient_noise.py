@@ -20,8 +20,8 @@ class GradientNoise:
 
     Attributes:
         estimates: K.
-        covariance: the trace of their covariance, Σ |g_k − ḡ|² / (K − 1): the expected squared error of one gradient.
-        signal: the squared norm of the true mean gradient, |ḡ|² − covariance / K. |ḡ|² alone is too large by that much on
+        covariance: the trace of their covariance, Σ ‖g_k − ḡ‖² / (K − 1): the expected squared error of one gradient.
+        signal: the squared norm of the true mean gradient, ‖ḡ‖² − covariance / K. ‖ḡ‖² alone is too large by that much on
             average; the difference is unbiased, and may be negative where K gradients show no signal.
         cosine: between the mean of the first ⌊K/2⌋ gradients and that of the others: 1 where noise is nothing, about 0
             where it is all.
@@ -78,7 +78,7 @@ def _summed(trainee: Trainee, steps: Sequence[int]) -> tuple[list[Tensor], list[
     for step in steps:
         trainee.model.zero_grad(set_to_none=True)
         for loss in next(trainee.updates(step)):
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         found = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
         squares.append(_dot(found, found))
         if not math.isfinite(squares[-1]):

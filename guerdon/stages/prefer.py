@@ -18,7 +18,6 @@ from torch import Tensor
 from guerdon.data.batches import TokenBudgetSampler, plan_batches
 from guerdon.data.comparisons import Comparison
 from guerdon.data.padded import Padded
-from guerdon.data.selection import pairs_to_train
 from guerdon.errors import ConfigurationError, DataError
 from guerdon.generator import Generator
 from guerdon.objectives.preference import PreferenceSums, dpo_loss, ipo_loss, orpo_loss, sequence_log_prob
@@ -26,7 +25,7 @@ from guerdon.training.around import surroundings
 from guerdon.training.checkpoint import add_weights
 from guerdon.training.loop import Loop, Outcome
 from guerdon.training.precision import autocast
-from guerdon.training.preferences import FIGURES, PairIds, PreferConfig, encode_preferences
+from guerdon.training.preferences import FIGURES, PairIds, PreferConfig, encode_comparisons
 from guerdon.training.progress import Progressing, Silent
 from guerdon.training.supervised import Validate
 from guerdon.training.trainee import PlainTrainee
@@ -120,17 +119,10 @@ class Prefer(PlainTrainee):
 
     def _sums(self, data: _Anchored, rows: Sequence[int]) -> tuple[PreferenceSums, dict[str, float]]:
         """The loss of some pairs, and sums of figures over them."""
-        config = self._config
         log_prob, tokens = self._log_probs(data.pairs, rows)
         exact = torch.tensor([data.pairs.weights[row] for row in rows], dtype=torch.float64, device=log_prob.device)
-        weight = exact.to(log_prob)
-        if data.log_prob is None:
-            sums = orpo_loss(*log_prob, *tokens, config.factor, weight)
-        elif config.loss == "dpo":
-            anchor = data.log_prob[:, rows].to(log_prob)
-            sums = dpo_loss(*log_prob, *anchor, config.factor, config.label_smoothing, weight)
-        else:
-            sums = ipo_loss(*log_prob, *data.log_prob[:, rows].to(log_prob), config.factor, weight)
+        anchor = None if data.log_prob is None else data.log_prob[:, rows].to(log_prob)
+        sums = self._loss(log_prob, tokens, anchor, exact.to(log_prob))
         seen = {
             "accuracy": sums.correct,
             "margin": sums.margin,
@@ -140,6 +132,15 @@ class Prefer(PlainTrainee):
         figures = {name: (exact * values).sum().item() for name, values in seen.items()}
         figures |= {"loss": sums.loss.item(), "tokens": float(tokens.sum())}
         return sums, figures
+
+    def _loss(self, log_prob: Tensor, tokens: Tensor, anchor: Tensor | None, weight: Tensor) -> PreferenceSums:
+        """The loss that the options name, of log-probabilities [2, n]."""
+        factor, (chosen, rejected) = self._config.factor, log_prob
+        if anchor is None:
+            return orpo_loss(chosen, rejected, tokens[0], tokens[1], factor, weight)
+        if self._config.loss == "ipo":
+            return ipo_loss(chosen, rejected, anchor[0], anchor[1], factor, weight)
+        return dpo_loss(chosen, rejected, anchor[0], anchor[1], factor, self._config.label_smoothing, weight)
 
     @staticmethod
     def _portions(pairs: PairIds) -> list[list[int]]:
@@ -196,7 +197,10 @@ def prefer(
         TrainingError, CheckpointError: as `guerdon.training.loop.Loop.run`.
     """
     progress = progress or Silent()
-    training, held = (usable_pairs(generator, given, config, progress) for given in (comparisons, validation))
+    training, held = (encode_comparisons(generator, given, config.too_long) for given in (comparisons, validation))
+    for which, pairs in (("training", training), ("validation", held)):
+        for reason, count in pairs.dropped.items():
+            progress.say(f"prefer: {count} of the {which} comparisons dropped: {reason}")
     if not len(training):
         raise DataError(
             "no pair is left to train on", where="prefer", cure="give comparisons that prefer one of two different outputs"
@@ -210,16 +214,3 @@ def prefer(
     trainee = Prefer(generator, training, held, config, seed, validate)
     with surroundings(folder, "prefer", seed, progress, tensorboard) as around:
         return Loop(trainee, config.total_steps(training, seed), config.loop, config.optimiser, around).run()
-
-
-def usable_pairs(
-    generator: Generator, comparisons: Sequence[Comparison], config: PreferConfig, progress: Progressing
-) -> PairIds:
-    """The pairs that training works on, encoded; what is dropped is told, by reason. Raises as `encode_preferences`."""
-    found = pairs_to_train(comparisons)
-    kept = encode_preferences(generator, found.pairs, config.too_long)
-    too_long = len(found.pairs) - len(kept)
-    dropped = {**found.dropped, **({"pair too long for the policy": too_long} if too_long else {})}
-    for reason, count in dropped.items():
-        progress.say(f"prefer: {count} of {len(comparisons)} comparisons dropped: {reason}")
-    return kept

@@ -106,13 +106,17 @@ def comparisons_from_reward(
         else:
             dropped[UNDECIDED if len(judged) > 1 else UNUSABLE] += 1
     if not found:
-        reasons = ", ".join(f"{reason} ({count})" for reason, count in dropped.items())
-        raise DataError(
-            f"no source gives a comparison: {reasons}",
-            where="prefer.from_reward",
-            cure="draw more samples, raise the temperature or decoding.limit, or choose another reward",
-        )
+        raise _nothing(dropped)
     return Drawn(found, dict(dropped))
+
+
+def _nothing(dropped: Mapping[str, int]) -> DataError:
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in dropped.items())
+    return DataError(
+        f"no source gives a comparison: {reasons}",
+        where="prefer.from_reward",
+        cure="draw more samples, raise the temperature or decoding.limit, or choose another reward",
+    )
 
 
 def _draw(generator: Generator, sources: Sequence[str], options: DecodingOptions, progress: Progressing) -> list[list[Output]]:

@@ -25,7 +25,7 @@ class KlOptions:
         place: "reward" takes β times the estimate, summed over an output, off its reward (Ziegler et al. 2019); "loss" adds it
             to the loss. Which gradients these have, and which are biased: ``docs/divergence.md``.
         estimator: k1, k2 or k3 (Schulman 2020), or "exact" over the vocabulary at the sampled prefixes; left out, k1 in
-            the reward and exact in the loss.
+            the reward and exact in the loss. "exact" in the reward alone is half of the gradient.
         target: the KL of whole outputs that β is steered to (nats); None keeps β.
         horizon: samples over which β may change by a factor of e, for a target (Ziegler et al. 2019, section 2.2, with
             its error cut to ±0.2: the factor over a horizon is e^0.2).

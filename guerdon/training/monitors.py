@@ -17,6 +17,7 @@ from guerdon.training import signs
 from guerdon.training.figures import check_direction
 from guerdon.training.signs import SPREAD, Sign, Track, Tracks, Validated, is_number
 
+_ABOVE = {"length_drift": 0.0, "kl_acceleration": 1.0, "kl_rise": 0.0, "kl_growth": 0.0, "anchor_nll": 0.0}
 NOT_FINITE = "not_finite"
 _FIGURES = ("length", "entropy", "kl", "flat_groups", "finished", "copied", "repeated", "generic", "anchor_nll")
 _SHARES = (
@@ -38,6 +39,7 @@ class MonitorOptions:
         entropy_collapse: the share of the beginning's entropy per token that must be left.
         kl_acceleration: how many times the KL's rise of one window may be that of the window before.
         kl_rise: nats per output; a smaller rise within a window is never an alarm.
+        kl_growth: a share of the KL before the window; nor is a smaller rise than this.
         flat_groups: the share of sample groups whose rewards may have no spread.
         unfinished: the share of outputs that may reach the length limit before they end.
         copying: how much more of an output may be copied from its source than at the beginning; a share of its characters.
@@ -59,6 +61,7 @@ class MonitorOptions:
     entropy_collapse: float | None = 0.25
     kl_acceleration: float | None = 2.5
     kl_rise: float = 3.0
+    kl_growth: float = 0.5
     flat_groups: float | None = 0.5
     unfinished: float | None = 0.2
     copying: float | None = 0.2
@@ -76,7 +79,7 @@ class MonitorOptions:
             value = getattr(self, name)
             if value is not None and not 0.0 < value < 1.0:
                 raise _refused(name, f"{value} is not a share", "give a number between 0 and 1")
-        for name, least in (("length_drift", 0.0), ("kl_acceleration", 1.0), ("kl_rise", 0.0), ("anchor_nll", 0.0)):
+        for name, least in _ABOVE.items():
             value = getattr(self, name)
             if value is not None and not least < value < math.inf:
                 raise _refused(name, f"{value} is no threshold", f"give more than {least:g}")
@@ -167,12 +170,13 @@ class Monitors:
         finite = {name: value for name, value in watched.items() if math.isfinite(value)}
         for name, value in finite.items():
             self.tracks.setdefault(name, Track(options.window)).add(value)
-        found = {NOT_FINITE: _not_finite(watched)}
+        found: dict[str, Sign | None] = {NOT_FINITE: _not_finite(watched)}
         for name, measure in _OF_STEPS.items():
             limit = getattr(options, name)
             found[name] = None if limit is None else measure(self.tracks, limit)
         if options.kl_acceleration is not None:
-            found["kl_acceleration"] = signs.kl_acceleration(self.tracks, options.kl_acceleration, options.kl_rise)
+            kl = (options.kl_acceleration, options.kl_rise, options.kl_growth)
+            found["kl_acceleration"] = signs.kl_acceleration(self.tracks, *kl)
         return {name: sign for name, sign in found.items() if sign is not None}
 
     def _of_validation(self, step: int, figures: Mapping[str, float]) -> dict[str, Sign]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
 
-from guerdon.data.selection import Pair
+from guerdon.data.comparisons import Comparison
+from guerdon.data.selection import Pair, pairs_to_train
 from guerdon.errors import ConfigurationError, DataError
 from guerdon.generator import Generator
 from guerdon.objectives.preference import check_label_smoothing, check_positive
@@ -20,6 +21,7 @@ from guerdon.training.supervised import SupervisedOptions
 from guerdon.training.trainee import LoopOptions
 
 PreferenceLoss = Literal["dpo", "ipo", "orpo"]
+TOO_LONG = "pair too long for the policy"
 FIGURES = ("accuracy", "margin", "loss")
 _FACTORS = {"dpo": "beta", "ipo": "tau", "orpo": "odds_weight"}
 _DEFAULT_FACTOR = 0.1
@@ -102,6 +104,7 @@ class PairIds:
     Attributes:
         pairs: the texts and weights.
         sources, chosen, rejected: the ids of each.
+        dropped: how many comparisons or pairs were left out, by reason.
         weights: the pairs' weights, scaled to a mean of 1, so that votes change no learning rate.
     """
 
@@ -109,6 +112,7 @@ class PairIds:
     sources: Sequence[Sequence[int]]
     chosen: Sequence[Sequence[int]]
     rejected: Sequence[Sequence[int]]
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -132,14 +136,15 @@ class PairIds:
         return digest.hexdigest()
 
 
-def encode_preferences(generator: Generator, pairs: Sequence[Pair], too_long: Literal["stop", "skip"]) -> PairIds:
-    """The ids of pairs.
+def encode_comparisons(generator: Generator, comparisons: Sequence[Comparison], too_long: Literal["stop", "skip"]) -> PairIds:
+    """The pairs that training works on, encoded; what is left out is counted (`guerdon.data.selection.pairs_to_train`).
 
     Raises:
         DataError: for a text that is too long for the policy, with ``too_long="stop"``; or an output with a token that the
             policy cannot write, whose probability is 0.
     """
-    policy, text = generator.policy, generator.tokenizer
+    policy, text, found = generator.policy, generator.tokenizer, pairs_to_train(comparisons)
+    pairs = found.pairs
     columns = [[pair.source for pair in pairs], [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]]
     if too_long == "stop":
         encode = (generator.encode_sources, generator.encode_targets, generator.encode_targets)
@@ -149,7 +154,9 @@ def encode_preferences(generator: Generator, pairs: Sequence[Pair], too_long: Li
     longest = policy.max_source, policy.max_target
     kept = [row for row in rows if len(row[1]) <= longest[0] and max(len(row[2]), len(row[3])) <= longest[1]]
     _check_allowed(kept, set((~policy.allowed).nonzero().flatten().tolist()))
-    return PairIds([row[0] for row in kept], *([row[i] for row in kept] for i in (1, 2, 3)))
+    left_out = {TOO_LONG: len(pairs) - len(kept)} if len(kept) < len(pairs) else {}
+    sources, chosen, rejected = ([row[i] for row in kept] for i in (1, 2, 3))
+    return PairIds([row[0] for row in kept], sources, chosen, rejected, {**found.dropped, **left_out})
 
 
 def _check_allowed(rows: Sequence[tuple[Pair, list[int], list[int], list[int]]], disallowed: set[int]) -> None:

@@ -133,15 +133,19 @@ def entropy_collapse(tracks: Tracks, limit: float) -> Sign | None:
     return Sign(max(0.0, size), -math.log(limit), sentence)
 
 
-def kl_acceleration(tracks: Tracks, limit: float, rise: float) -> Sign | None:
-    """The rise of the KL in the last window over that in the window before, which counts as at least ``rise / limit`` nats."""
+def kl_acceleration(tracks: Tracks, limit: float, rise: float, growth: float) -> Sign | None:
+    """The rise of the KL in the last window over that in the window before.
+
+    The latter counts as large enough that a rise of fewer than ``rise`` nats is within the limit, and so is one of less than
+    the share ``growth`` of the level: a KL that goes up and down at a height does not accelerate.
+    """
     track = tracks.get("kl")
     levels = [track.level(ago) for ago in range(_WINDOWS)] if track else [None]
     if track is None or any(level is None for level in levels):
         return None
     now, before, first = (float(level or 0.0) for level in levels)
     last, earlier = now - before, before - first
-    size = max(0.0, last / max(earlier, rise / limit))
+    size = max(0.0, last / max(earlier, rise / limit, growth * before / limit))
     sentence = (
         f"the divergence from the anchor rose by {last:.2f} nats per output within {track.window} steps, to {now:.2f},"
         f" and by {earlier:.2f} in the {track.window} before: the policy is running away"

@@ -142,7 +142,7 @@ def test_steps_to_a_reward_count_each_run():
     assert "The start policy stands at 1." in render(found)
     assert "The start policy has it already (1)" in render(replace(found, target=0.9))
     a, b, c = reaching_rows(found, 2.2)
-    assert (a.reached, a.steps, a.samples, a.time) == ("2 of 2", "8 (5 to 10)", "75 (50 to 100)", "15 s (10 s to 20 s)")
+    assert (a.reached, a.steps, a.drawn, a.time) == ("2 of 2", "8 (5 to 10)", "75 (50 to 100)", "15 s (10 s to 20 s)")
     assert (b.reached, b.steps, b.time) == ("1 of 2", "10", "20 s")
     assert (c.reached, c.steps) == ("0 of 2", "–")
     assert "as asked for" in render(replace(found, target=2.2))

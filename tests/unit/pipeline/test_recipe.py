@@ -47,6 +47,16 @@ def test_overrides_reach_nested_options_and_a_data_folder_is_relative_to_the_cur
     assert recipe.data_file("a.jsonl") == tmp_path / "here" / "a.jsonl"
 
 
+def test_a_held_out_figure_may_choose_the_checkpoint_and_stop_the_run_and_a_monitor_may_be_off(tmp_path: Path) -> None:
+    overrides = ["reinforce.loop.criterion=bleu", "reinforce.loop.higher_is_better=true", "reinforce.monitors.held_out=bleu"]
+    overrides += ["reinforce.monitors.stop=true", "reinforce.monitors.copying=null", "reinforce.monitors.length_drift=0.5"]
+    found = read_recipe(written(tmp_path, reinforce={}, reward=[{"type": "chrf"}]), overrides)
+    assert found.reinforce is not None
+    monitors = found.reinforce.monitors
+    assert (found.reinforce.loop.criterion, monitors.held_out, monitors.stop) == ("bleu", "bleu", True)
+    assert (monitors.copying, monitors.length_drift, monitors.repetition) == (None, 0.5, 0.1)
+
+
 def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
     recipe = read_recipe(written(tmp_path, data={**MINIMAL["data"], "folder": "sets"}))  # type: ignore[dict-item]
     assert recipe.data_file("a.jsonl") == tmp_path / "sets" / "a.jsonl"
@@ -68,6 +78,8 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
         ({"reinforce": {"samples_per_source": 1}, "reward": [{"type": "length"}]}, ["leave_one_out"]),
         ({"reinforce": {"kl": {"place": "moon"}}, "reward": [{"type": "length"}]}, ["reinforce.kl.place"]),
         ({"reinforce": {}}, ["reward"]),
+        ({"reinforce": {"monitors": {"held_out": "reward"}}, "reward": [{"type": "length"}]}, ["reinforce.monitors.held_out"]),
+        ({"reinforce": {"monitors": {"lenght_drift": 1}}}, ["lenght_drift", "did you mean 'length_drift'"]),
         ({"finetune": None}, ["nothing to do"]),
         ({"data": {"train": "a"}}, ["data.validation", "missing"]),
         ({"evaluation": {"bootstrap": 10}}, ["evaluation.bootstrap"]),

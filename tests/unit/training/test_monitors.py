@@ -276,6 +276,7 @@ def test_a_damaged_state_is_refused_and_nothing_is_changed(change: dict) -> None
         ({"length_drift": math.inf}, "length_drift"),
         ({"kl_acceleration": 1.0}, "kl_acceleration"),
         ({"kl_rise": -1.0}, "kl_rise"),
+        ({"kl_growth": 0.0}, "kl_growth"),
         ({"anchor_nll": 0.0}, "anchor_nll"),
         ({"held_out": "reward"}, "held_out.*what is optimised"),
         ({"held_out": "reward/bleu"}, "held_out.*what is optimised"),

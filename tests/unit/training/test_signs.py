@@ -38,7 +38,7 @@ def test_levels_are_medians_of_windows(values: list[float], window: int) -> None
     assert len(made.last) <= 3 * window
 
 
-@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=20), st.integers(1, 4))
+@given(st.lists(st.floats(-1e300, 1e300), max_size=20), st.integers(1, 4))  # a median of two sums them
 def test_a_track_is_restored(values: list[float], window: int) -> None:
     made, again = track(values, window), Track(window)
     again.load_state_dict(made.state_dict())
@@ -84,8 +84,8 @@ def test_nothing_is_said_before_the_first_window_is_full() -> None:
     ):  # fmt: skip
         assert measure(short, 0.1) is None
         assert measure({}, 0.1) is None
-    assert signs.kl_acceleration(of(kl=[1.0] * 8), 3.0, 1.0) is None
-    assert signs.kl_acceleration({}, 3.0, 1.0) is None
+    assert signs.kl_acceleration(of(kl=[1.0] * 8), 3.0, 1.0, 0.5) is None
+    assert signs.kl_acceleration({}, 3.0, 1.0, 0.5) is None
 
 
 # --- sizes by hand
@@ -135,18 +135,25 @@ def test_entropy_by_hand() -> None:
 def test_kl_acceleration_by_hand() -> None:
     """Levels 0, 1 and 5: a rise of 4 after one of 1."""
     kl = [0.0] * 3 + [1.0] * 3 + [5.0] * 3
-    sign = signs.kl_acceleration(of(kl=kl), 3.0, 2.0)
+    sign = signs.kl_acceleration(of(kl=kl), 3.0, 2.0, 0.5)
     assert (sign.size, sign.limit) == (4.0, 3.0)
     assert "rose by 4.00 nats per output within 3 steps, to 5.00, and by 1.00 in the 3 before" in sign.sentence
-    assert signs.kl_acceleration(of(kl=kl), 3.0, 6.0).size == 2.0  # the earlier rise counts as 6 / 3
-    assert signs.kl_acceleration(of(kl=kl[::-1]), 3.0, 2.0).size == 0.0
+    assert signs.kl_acceleration(of(kl=kl), 3.0, 6.0, 0.5).size == 2.0  # the earlier rise counts as 6 / 3
+    assert signs.kl_acceleration(of(kl=kl[::-1]), 3.0, 2.0, 0.5).size == 0.0
+
+
+def test_a_kl_that_goes_up_and_down_at_a_height_does_not_accelerate() -> None:
+    """70, 69, 74: a rise of 5 after none is less than half of 69, and that counts as 34.5 / 3."""
+    kl = [70.0] * 3 + [69.0] * 3 + [74.0] * 3
+    assert signs.kl_acceleration(of(kl=kl), 3.0, 2.0, 0.5).size == pytest.approx(5 / 11.5)
+    assert signs.kl_acceleration(of(kl=kl), 3.0, 2.0, 0.01).size == pytest.approx(5 / (2 / 3))
 
 
 @given(st.floats(0.01, 50), st.integers(2, 8))
 def test_a_kl_that_grows_with_the_square_of_the_steps_does_not_accelerate(rate: float, window: int) -> None:
     """A policy that moves at one speed: KL ~ t², whose rises over windows in a row are about as 2 to 1."""
     for steps in range(3 * window, 12 * window):
-        sign = signs.kl_acceleration(of(window, kl=[rate * t * t for t in range(steps)]), 3.0, 0.01)
+        sign = signs.kl_acceleration(of(window, kl=[rate * t * t for t in range(steps)]), 3.0, 0.01, 0.01)
         assert sign.size <= 2.5
 
 
@@ -206,6 +213,12 @@ def test_smoothing_takes_means_of_what_there_is() -> None:
     found = signs.held_out_fall(seen((0.1, 50.0), (0.2, 60.0), (0.3, 40.0), (0.4, 50.0)), "bleu", True, 2, 0.1)
     assert found.size == pytest.approx(10 / 55)
     assert "rose from 0.15 to 0.35" in found.sentence
+
+
+def test_of_equal_bests_the_earlier_one_counts() -> None:
+    found = signs.held_out_fall(seen((0.1, 60.0), (0.3, 60.0), (0.2, 40.0)), "bleu", True, 1, 0.1)
+    assert found.size == pytest.approx(1 / 3)
+    assert "since step 0" in found.sentence
 
 
 def test_a_best_of_zero_has_no_share() -> None:
