@@ -49,6 +49,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("objectives", "decoding", "rewards")
 # They compare the code with itself, killed and not: slow, and blind to a mutant.
 BLIND = ("tests/oracle/test_resume.py", "tests/flow/test_resume.py")
+SLACK = 30.0  # seconds
 RED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
 
@@ -213,7 +214,7 @@ class Copies:
         outcome: dict[str, Any] = {"verdict": "survived"}
         try:
             for level in levels(mutant.path):
-                code, text = _tests(copy, level, 30 + 4 * sum(map(self.seconds, level)))
+                code, text = _tests(copy, level, SLACK + 4 * sum(map(self.seconds, level)))
                 if code is None:
                     outcome = {"verdict": "timeout", "by": " ".join(level)}
                 elif code:

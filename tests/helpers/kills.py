@@ -38,7 +38,8 @@ LOGS = ("metrics.jsonl", "samples.jsonl", "alarms.jsonl", "timings.jsonl")
 WRITE, RENAME, BEST, LOG, CUT, REMOVE, SWAP, STORE = "write", "rename", "best", "log", "cut", "remove", "swap", "store"
 PHASES = (WRITE, RENAME, BEST, LOG, CUT, REMOVE, SWAP, STORE)
 ALARM = "alarm"  # a log that only reinforcement has
-DIFFERS = {"timings.jsonl", "report.html", ".lock"}  # durations, the page that shows them, and an empty file
+# Durations, the page that shows them, an empty file, and versions: a commit while a soak goes on is no difference.
+DIFFERS = {"timings.jsonl", "report.html", ".lock", "environment.json"}
 PATIENCE = 120.0  # seconds after which an attempt is given up
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -29,7 +30,7 @@ def mutants() -> ModuleType:
 def written(mutants: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module over a tree of its own, whose mutants can be counted by hand."""
     files = {
-        "guerdon/objectives/a.py": "def f(x: int | None, *, y: int = 3) -> int | None:\n    z: int | str = 1\n    return x + y\n",
+        "guerdon/objectives/a.py": "def f(x: int | None, *, y: int = 3) -> int | None:\n    z: int | str = 1\n    return x + y",
         "guerdon/rewards/b.py": "def g(x):\n    return not x\n",
         "guerdon/decoding/c.py": "",
         "tests/test_a.py": "",
@@ -85,6 +86,41 @@ def test_tests_come_nearest_first(mutants: ModuleType) -> None:
     assert len(set(named)) == len(named)
     assert not set(mutants.BLIND) & set(named)
     assert all((ROOT / name).is_file() for name in (*named, *mutants.BLIND))
+
+
+COUNT = """
+def count(n):
+    found = 0
+    while found < n:
+        found += 1
+    return found
+"""
+CHECK = "from guerdon.objectives.a import count\n\ndef test_count():\n    assert count(3) == 3\n"
+
+
+def test_each_mutant_is_tried_in_a_copy_and_the_tree_stays_as_it_is(
+    written: ModuleType, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that a test sees, one that hangs, and one that is as good as the original: `!=` for `<`."""
+    monkeypatch.setattr(written, "SLACK", 5.0)
+    source, test = tmp_path / "guerdon/objectives/a.py", tmp_path / "tests/unit/objectives/test_a.py"
+    for package in ("guerdon", "guerdon/objectives"):
+        (tmp_path / package / "__init__.py").write_text("")
+    test.parent.mkdir(parents=True)
+    source.write_text(COUNT)
+    test.write_text(CHECK)
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    written.levels.cache_clear()
+    journal = written.Journal(tmp_path / "journal.jsonl")
+    copies = written.Copies(tmp_path_factory.mktemp("copies"), 1, journal)
+    names = {"killed": ("Lt_Gt", 4), "survived": ("Lt_NotEq", 4), "timeout": ("NumberReplacer", 5)}
+    for verdict, (operator, line) in names.items():
+        chosen = [m for m in written.mutants_of("guerdon/objectives/a.py") if m.operator.endswith(operator) and m.line == line]
+        outcome = copies.tried(chosen[-1])
+        assert outcome["verdict"] == verdict, outcome
+        assert outcome.get("by", "").startswith("" if verdict == "survived" else "tests/unit/objectives/test_a.py")
+    assert source.read_text() == COUNT
+    written.levels.cache_clear()
 
 
 def test_killed_ones_stay_killed_and_survivors_are_tried_again_with_other_tests(written: ModuleType, tmp_path: Path) -> None:
