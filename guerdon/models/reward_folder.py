@@ -22,6 +22,7 @@ from guerdon.data.files import reported, write_atomically
 from guerdon.data.tokenizer import Tokenizer
 from guerdon.errors import CheckpointError, ConfigurationError, DataError
 from guerdon.models.load import CONFIG, WEIGHTS, load_policy, load_weights, read_config, save_policy, save_tensors
+from guerdon.models.options import TransformerOptions
 from guerdon.models.reward_model import RewardBatch, RewardModel
 from guerdon.models.reward_options import RewardModelOptions
 from guerdon.models.reward_text import EncodedTexts, Likelihood, RewardText, by_length
@@ -123,6 +124,7 @@ class RewardScorer:
             "version": _VERSION,
             "kind": KIND,
             "options": self.model.options.describe(),
+            "transformer": backbone.describe() if isinstance(backbone, Transformer) else None,
             "moments": [dataclasses.asdict(moments) for moments in self.moments],
         }
         # last, and whole: a folder with a configuration is a model
@@ -143,12 +145,15 @@ class RewardScorer:
             raise CheckpointError("was written by a newer guerdon, or is damaged", where=where, cure="upgrade guerdon")
         try:
             options = RewardModelOptions.from_plain(config["options"])
+            dimensions = TransformerOptions(**config["transformer"]) if config["transformer"] else None
+            if (dimensions is None) == (options.kind in ("encoder_decoder", "encoder")):
+                raise ValueError(f"its transformer is {dimensions}")
             moments = [HeadMoments(**entry) for entry in config["moments"]]
             if len(moments) != len(options.heads):
                 raise ValueError(f"{len(moments)} moments for {len(options.heads)} heads")
         except (KeyError, TypeError, ValueError, ConfigurationError) as error:
             raise CheckpointError(f"does not describe a reward model ({error})", where=where) from error
-        backbone, tokenizer = _load_backbone(options, folder)
+        backbone, tokenizer = _load_backbone(options, dimensions, folder)
         model = RewardModel(options, backbone)
         if options.kind == "huggingface":
             _load_own(model, folder / WEIGHTS)
@@ -220,21 +225,20 @@ def _load_own(model: RewardModel, path: Path) -> None:
     model.backbone = backbone
 
 
-def _load_backbone(options: RewardModelOptions, folder: Path) -> tuple[Any, Any]:
+def _load_backbone(options: RewardModelOptions, dimensions: TransformerOptions | None, folder: Path) -> tuple[Any, Any]:
     """Backbone and tokenizer; the weights of guerdon's own backbones are read with the rest."""
-    if options.kind == "linear":
-        return None, None
     if options.kind == "huggingface":
         return load_huggingface(folder / "backbone", options.max_source, options.max_output)
+    if dimensions is None:
+        return None, None
     tokenizer = Tokenizer.load(folder)
-    known = options.transformer.vocabulary_size if options.transformer else 0
-    if tokenizer.vocabulary_size != known:
+    if tokenizer.vocabulary_size != dimensions.vocabulary_size:
         raise CheckpointError(
-            f"has {tokenizer.vocabulary_size} tokens, and the model {known}",
+            f"has {tokenizer.vocabulary_size} tokens, and the model {dimensions.vocabulary_size}",
             where=str(folder / "tokenizer.json"),
             cure="restore the tokenizer that the model was trained with",
         )
-    return None, tokenizer
+    return Transformer(dimensions), tokenizer
 
 
 def load_huggingface(folder: Path, max_source: int | None = None, max_output: int | None = None) -> tuple[Any, Any]:

@@ -59,8 +59,7 @@ class RewardModel(nn.Module):
     Args:
         options: what it is made of.
         backbone: a policy whose hidden states are pooled: a `Transformer` or a
-            `~guerdon.models.huggingface.HuggingFacePolicy`. By default a `Transformer` with random weights, or nothing for a
-            linear model.
+            `~guerdon.models.huggingface.HuggingFacePolicy`; None for a linear model.
     """
 
     measure_mean: Tensor
@@ -69,8 +68,8 @@ class RewardModel(nn.Module):
     def __init__(self, options: RewardModelOptions, backbone: Any = None) -> None:
         super().__init__()
         self.options = options
-        if backbone is None and options.transformer is not None:
-            backbone = Transformer(options.transformer)
+        assert options.heads, "there is a score to give"
+        assert (backbone is None) == (options.kind == "linear"), "every kind but the linear one has a backbone"
         if backbone is not None and options.kind == "encoder":
             backbone.decoder, backbone.decoder_norm = nn.ModuleList(), nn.Identity()
         self.backbone = backbone

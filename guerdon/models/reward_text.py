@@ -75,7 +75,7 @@ def _pooled(surprisal: Tensor, mask: Tensor) -> Tensor:
 
 
 def by_length(outputs: Sequence[int], sources: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """All rows in batches of alike lengths: rows * (longest output + longest source) stays within ``max_tokens``; one row may not."""
+    """All rows in batches of alike lengths: rows * (longest output + longest source) ≤ ``max_tokens``, or one row."""
     batch, longest = list[int](), (0, 0)
     for i in sorted(range(len(outputs)), key=lambda i: (outputs[i], sources[i], i)):
         wider = max(longest[0], outputs[i]), max(longest[1], sources[i])
