@@ -15,6 +15,7 @@ from guerdon.data.files import reported, write_atomically
 from guerdon.data.lines import check_file
 from guerdon.errors import CheckpointError, InputError
 from guerdon.evaluation.results import CONTROLS, EVALUATION
+from guerdon.pipeline.judgements import judgement_files
 from guerdon.pipeline.prepare import measured_split, split_files
 from guerdon.pipeline.recipe import Recipe
 from guerdon.training.checkpoint import sha256, sync
@@ -22,10 +23,12 @@ from guerdon.training.runlog import writing
 
 DONE, BEGUN, LOCK = "done.json", "begun.json", ".lock"
 _TOKENIZER = ("data", "tokenizer")
+_TRAINED = ("pretrain", "finetune", "reward_model", "reinforce")
 _DEPENDS = {
     "tokenizer": _TOKENIZER,
     "pretrain": (*_TOKENIZER, "model", "pretrain"),
     "finetune": (*_TOKENIZER, "model", "pretrain", "finetune", "evaluation"),
+    "reward_model": (*_TOKENIZER, "model", "pretrain", "finetune", "evaluation", "reward_model"),
     "reinforce": (*_TOKENIZER, "model", "pretrain", "finetune", "evaluation", "reward", "reinforce"),
 }
 
@@ -104,8 +107,14 @@ class RunFiles:
             sync(self.folder)
 
     def _fingerprint(self, stage: str) -> str:
-        sections = _DEPENDS[stage.split("-")[0]]
-        return f"{self.recipe.fingerprint(*sections)} {self._data_fingerprint} {self._start}".rstrip()
+        sections, judged = _DEPENDS[stage.split("-")[0]], ""
+        if self.recipe.reward_model is not None and stage.split("-")[0] in ("reward_model", "reinforce"):
+            sections, judged = (*dict.fromkeys([*sections, "reward_model"]),), self._judgement_fingerprint
+        return f"{self.recipe.fingerprint(*sections)} {self._data_fingerprint} {self._start} {judged}".rstrip()
+
+    @cached_property
+    def _judgement_fingerprint(self) -> str:
+        return " ".join(sha256(check_file(path))[:16] for path in judgement_files(self.recipe))
 
     @cached_property
     def _data_fingerprint(self) -> str:
@@ -133,7 +142,7 @@ class RunFiles:
     def evaluated(self) -> bool:
         """Whether ``evaluation.json`` is that of this recipe, these data and the stages as they stand."""
         stored = self._facts()
-        stages = [stage for stage in ("pretrain", "finetune", "reinforce") if getattr(self.recipe, stage) is not None]
+        stages = [stage for stage in _TRAINED if getattr(self.recipe, stage) is not None]
         if self.recipe.reinforce is not None:
             stages += [f"reinforce-{name}" for name in self.recipe.controls.run if name in CONTROLS]
         whole = all(map(self.finished, stages)) and (self.folder / EVALUATION).is_file()
@@ -154,8 +163,10 @@ class RunFiles:
         recipe, slots = self.recipe, self.recipe.evaluation.slots
         read = [split_files(recipe)[measured_split(recipe)], *([recipe.resolve(slots)] if slots else [])]
         marks = [sha256(path)[:16] for path in read if path.is_file()]
-        sections = recipe.fingerprint(*_DEPENDS["reinforce"], "decoding", "controls")
-        return " ".join([sections, self._data_fingerprint, *marks])
+        judged = recipe.reward_model is not None
+        trained = [*_DEPENDS["reinforce"], *(["reward_model"] if judged else [])]
+        sections = recipe.fingerprint(*trained, "decoding", "controls")
+        return " ".join([sections, self._data_fingerprint, *([self._judgement_fingerprint] if judged else []), *marks])
 
     def _check_fingerprint(self, stage: str, path: Path) -> None:
         try:

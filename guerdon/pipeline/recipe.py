@@ -16,7 +16,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from guerdon.decoding import DecodingOptions
 from guerdon.errors import ConfigurationError, DataError
 from guerdon.models.options import TransformerOptions
-from guerdon.pipeline.sections import ControlsSection, DataSection, EvaluationSection, PretrainSection, TokenizerSection
+from guerdon.pipeline.sections import (
+    ControlsSection,
+    DataSection,
+    EvaluationSection,
+    PretrainSection,
+    RewardModelSection,
+    TokenizerSection,
+)
+from guerdon.rewards.build import OWN
 from guerdon.stages.finetune import FinetuneConfig
 from guerdon.training.reinforcement import ReinforceConfig
 
@@ -30,12 +38,12 @@ class _Model(BaseModel):
 
 
 class Recipe(BaseModel):
-    """A whole recipe. Sections that are left out take their defaults; ``pretrain``, ``finetune`` and ``reinforce`` are not run.
+    """A whole recipe. Sections that are left out take their defaults; those of stages are not run.
 
     Attributes:
         name: of the run; its folder is ``runs/<name>`` unless said otherwise.
         seed: of every draw.
-        data, tokenizer, pretrain, finetune, reinforce, decoding, evaluation, controls: see their classes.
+        data, tokenizer, pretrain, finetune, reward_model, reinforce, decoding, evaluation, controls: see their classes.
         model: options of a `~guerdon.models.transformer.Transformer` without ``vocabulary_size``; or ``load``: a folder.
         reward: the parts of the reward, each with ``type``, ``weight`` and its own options (`guerdon.rewards.build`).
         tensorboard: whether to write TensorBoard events.
@@ -51,6 +59,7 @@ class Recipe(BaseModel):
     model: dict[str, Any] = {}
     pretrain: PretrainSection | None = None
     finetune: FinetuneConfig | None = None
+    reward_model: RewardModelSection | None = None
     reward: list[dict[str, Any]] = []
     reinforce: ReinforceConfig | None = None
     decoding: DecodingOptions = DecodingOptions()
@@ -79,6 +88,12 @@ class Recipe(BaseModel):
             names = [option.name for option in dataclasses.fields(TransformerOptions) if option.name != "vocabulary_size"]
             raise _first(error, str(self.path), names) from error
 
+    @property
+    def waits(self) -> bool:
+        """Whether the reward has a part that the run itself must train first."""
+        named = any(part.get("type") == "learned" and part.get("from") == OWN for part in self.reward)
+        return named and not self.resolve(OWN).is_dir()
+
     def plain(self) -> dict[str, Any]:
         """The recipe as plain values, defaults filled in."""
         plain: dict[str, Any] = json.loads(self.model_dump_json(exclude={"path"}))
@@ -99,6 +114,9 @@ class Recipe(BaseModel):
                 part["patterns"] = str(self.resolve(part["patterns"]))
             if "encoder" in part and self.resolve(part["encoder"]).is_dir():  # otherwise it is the name of a model
                 part["encoder"] = str(self.resolve(part["encoder"]))
+            if part.get("type") == "learned" and "from" in part and not self.waits:
+                named = part["from"]
+                part["from"] = str(self.resolve(named)) if isinstance(named, str) else [str(self.resolve(n)) for n in named]
         return plain
 
     def fingerprint(self, *sections: str) -> str:
@@ -168,7 +186,10 @@ def validated(values: Mapping[str, Any], path: Path) -> Recipe:
         raise ConfigurationError(f"{recipe.name!r} names no folder", where=f"{path}, name", cure="give a name without slashes")
     if recipe.reinforce is not None and not recipe.reward:
         raise ConfigurationError("reinforce needs a reward", where=f"{path}, reward", cure="give the section reward")
-    if recipe.finetune is None and recipe.reinforce is None and recipe.pretrain is None:
+    if recipe.waits and recipe.reward_model is None:
+        cure = "add the section reward_model, or name the folder of a trained one"
+        raise ConfigurationError("its reward model is trained by no section", where=f"{path}, reward", cure=cure)
+    if not any((recipe.finetune, recipe.reinforce, recipe.pretrain, recipe.reward_model)):
         raise ConfigurationError("there is nothing to do", where=str(path), cure="give pretrain, finetune or reinforce")
     return recipe
 

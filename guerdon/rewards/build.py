@@ -45,12 +45,13 @@ class RewardContext:
     Attributes:
         texts: the training targets, for frequencies.
         folder: what relative paths are relative to.
-        reward_model: the folder of the reward model that the run itself trains; None where there is no such run.
+        reward_model: trains the run's own reward model where that is still to do, and names its folder; None where there is
+            no such run.
     """
 
     texts: Sequence[str] = ()
     folder: Path = field(default_factory=Path)
-    reward_model: Path | None = None
+    reward_model: Callable[[], Path] | None = None
 
 
 def build_reward(spec: Sequence[Mapping[str, Any]] | Mapping[str, Any], context: RewardContext | None = None) -> Combined:
@@ -168,14 +169,14 @@ def learned(
     return LearnedReward([scorer for name in names for scorer in load_scorers(context.folder / name)], options)
 
 
-def _of_run(folder: Path | None) -> Sequence[RewardScorer]:
+def _of_run(folder: Callable[[], Path] | None) -> Sequence[RewardScorer]:
     if folder is None:
         raise ConfigurationError(
             "this reward model is trained by a run of the recipe, and there is none here",
             where="learned.from",
             cure="name the run's folder instead of the recipe, or the folder of a reward model in the recipe",
         )
-    return load_scorers(folder)
+    return load_scorers(folder())
 
 
 TYPES: dict[str, Callable[..., Reward]] = {

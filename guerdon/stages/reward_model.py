@@ -38,6 +38,14 @@ class TrainedRewardModel:
     dropped: Mapping[str, int]
     reliability: Mapping[str, float]
 
+    def facts(self) -> dict[str, Any]:
+        """What a finished stage notes, as JSON values: how the first member's training ended, and the others'."""
+        first = self.outcomes[0]
+        found = {"steps": first.steps, "reason": first.reason, "skipped_steps": first.skipped, **first.validation}
+        others = {"members": [dict(outcome.validation) for outcome in self.outcomes]} if len(self.outcomes) > 1 else {}
+        trusted = {"reliability": dict(self.reliability)} if self.reliability else {}
+        return {**found, "dropped": dict(self.dropped), **others, **trusted}
+
 
 def train_reward_model(
     judgements: Records,
