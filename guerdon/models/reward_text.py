@@ -49,10 +49,10 @@ class Likelihood:
 
     @torch.no_grad()
     def surprisals(self, sources: Sequence[str], outputs: Sequence[str]) -> Tensor:
-        """`SURPRISALS` of -log p(token), end token included, in nats: float32 [n, 4]. What is too long is cut."""
+        """`SURPRISALS` of -log p(token), end token included, in nats: float64 [n, 4]. What is too long is cut."""
         rows = [ids[: self.policy.max_source] for ids in self.tokenizer.encode_sources(sources)]
         written = [ids[: self.policy.max_target] for ids in self.tokenizer.encode_targets(outputs)]
-        found = torch.zeros(len(written), len(SURPRISALS))
+        found = torch.zeros(len(written), len(SURPRISALS), dtype=torch.float64)
         device = next(self.policy.parameters()).device
         for part in by_length([len(ids) for ids in written], [len(ids) for ids in rows], _BATCH_TOKENS):
             numbers: dict[tuple[int, ...], int] = {}
@@ -61,7 +61,7 @@ class Likelihood:
             targets = Padded.from_lists([written[i] for i in part], self.policy.pad_id, device)
             logits = self.policy.logits(batch, targets, torch.tensor(of_source, device=device))
             seen = evaluate_logits(logits, None, targets)
-            found[part] = _pooled(-seen.log_prob, seen.mask).float().cpu()
+            found[part] = _pooled(-seen.log_prob.double(), seen.mask).cpu()
         return found
 
 
@@ -95,7 +95,7 @@ class EncodedTexts:
     Attributes:
         sources, outputs: ids, end token included.
         ngrams: the buckets of each output's features; empty without n-grams.
-        measures: float32 [n, features] that were measured once, such as surprisals; 0 columns without.
+        measures: float64 [n, features] that were measured once, such as surprisals; 0 columns without.
         words: the length of each output in words (runs of anything but white space).
     """
 
@@ -135,7 +135,7 @@ class RewardText:
         pairs = [delexicalise(*pair, options.delexicalise) for pair in zip(sources, outputs, strict=True)]
         rows, written = self._ids([source for source, _ in pairs], [output for _, output in pairs])
         ngrams = [ngram_buckets(*pair, options.ngrams) if options.ngrams else [] for pair in pairs]
-        measures = torch.zeros(len(pairs), 0)
+        measures = torch.zeros(len(pairs), 0, dtype=torch.float64)
         if self.likelihood is not None:
             measures = self.likelihood.surprisals(sources, outputs)
         return EncodedTexts(rows, written, ngrams, measures, [len(output.split()) for output in outputs])

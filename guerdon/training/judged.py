@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 
 from guerdon.data.comparisons import Comparison, Rating
 from guerdon.data.selection import ONLY_TIES, SAME_TEXT, distinct
@@ -240,5 +239,5 @@ class EncodedJudgements:
         digest, texts = hashlib.sha256(repr(self.items).encode()), self.texts
         for ids in itertools.chain(texts.sources, texts.outputs, texts.ngrams):
             digest.update(np.array([len(ids), *ids], dtype=np.int64).tobytes())
-        digest.update(texts.measures.to(torch.float32).numpy().tobytes())
+        digest.update(texts.measures.numpy().tobytes())
         return digest.hexdigest()
