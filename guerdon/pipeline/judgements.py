@@ -11,7 +11,7 @@ from guerdon.errors import DataError
 from guerdon.pipeline.recipe import Recipe
 from guerdon.pipeline.sections import RewardModelSection
 
-Records = list[Comparison] | list[Rating]
+Records = list[Comparison | Rating]
 
 
 def judgement_files(recipe: Recipe) -> list[Path]:
@@ -36,7 +36,7 @@ def read_judgements(recipe: Recipe, section: RewardModelSection) -> tuple[Record
 
 
 def _read(recipe: Recipe, section: RewardModelSection, names: Sequence[str], where: Mapping[str, str], option: str) -> Records:
-    found: list[Comparison] | list[Rating]
+    found: Records
     paths = [recipe.data_file(name) for name in names]
     if section.rated:
         fields = section.rating_fields

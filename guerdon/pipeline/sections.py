@@ -11,7 +11,7 @@ from guerdon.data.records import FieldMap
 from guerdon.decoding import SamplingOptions
 from guerdon.errors import ConfigurationError
 from guerdon.stages.pretrain import PretrainConfig
-from guerdon.stages.reward_model import RewardModelConfig
+from guerdon.training.reward_training import RewardModelConfig
 
 Control = Literal["shuffled", "constant", "best_of_n", "mbr"]
 

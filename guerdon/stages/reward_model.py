@@ -21,6 +21,8 @@ from guerdon.training.progress import Progressing, Silent
 from guerdon.training.reward_making import Records, RewardMaker, check_start
 from guerdon.training.reward_training import RewardModelConfig
 
+__all__ = ["RewardModelConfig", "TrainedRewardModel", "train_reward_model"]
+
 
 @dataclass(frozen=True)
 class TrainedRewardModel:
@@ -103,7 +105,7 @@ def _cross_fitted(maker: RewardMaker, training: Records, around: Mapping[str, An
     folds.append(left)
     found: list[tuple[int, float, float]] = []
     for number, fold in enumerate(folds, 1):
-        others: Any = [record for other in folds if other is not fold for record in other]
+        others = [record for other in folds if other is not fold for record in other]
         inner, held = split_by_source(others, config.held_out, seed, _source_key(config))
         member = maker.train(f"reward_model-fold-{number}", number, inner, held, around)
         found += maker.differences(member, fold)

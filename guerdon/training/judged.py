@@ -80,7 +80,7 @@ class Judged:
         return len(self.items)
 
 
-def heads_of(records: Sequence[Comparison] | Sequence[Rating], options: SelectionOptions) -> tuple[str, ...]:
+def heads_of(records: Sequence[Comparison | Rating], options: SelectionOptions) -> tuple[str, ...]:
     """The heads that the records' aspects name, in alphabetical order."""
     aspects = {record.aspect for record in records}
     if None in aspects and len(aspects) > 1:

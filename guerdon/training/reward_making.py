@@ -27,7 +27,7 @@ from guerdon.training.judging import Judging
 from guerdon.training.loop import Loop, Outcome
 from guerdon.training.reward_training import RewardModelConfig, RewardTraining
 
-Records = Sequence[Comparison] | Sequence[Rating]
+Records = Sequence[Comparison | Rating]
 _MOST_LEVELS = 50
 
 
@@ -105,7 +105,7 @@ class RewardMaker:
             return records
         slots = self._text.options.delexicalise
         rows = tokenizer.encode_sources([delexicalise(record.source, "", slots)[0] for record in records])
-        return [record for record, row in zip(records, rows, strict=True) if len(row) <= limit]  # type: ignore[return-value]
+        return [record for record, row in zip(records, rows, strict=True) if len(row) <= limit]
 
     def _new(self, number: int, training: EncodedJudgements, levels: Sequence[int]) -> Judging:
         """A model and its judging with weights that depend on seed and number alone; from the start's where there is one."""
@@ -228,8 +228,8 @@ def _with_levels(
         values = found[item.head]
         return replace(item, value=float(min(range(len(values)), key=lambda i: abs(values[i] - item.value))))
 
-    leveled = (replace(data, items=[level(item) for item in data.items]) for data in (training, validation))
-    return (*leveled, list(map(len, found)))
+    first, second = (replace(data, items=[level(item) for item in data.items]) for data in (training, validation))
+    return first, second, list(map(len, found))
 
 
 def _standardised(training: EncodedJudgements, validation: EncodedJudgements) -> tuple[EncodedJudgements, EncodedJudgements]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from guerdon.data.batches import BatchOptions, TokenBudgetSampler, plan_batches
 from guerdon.errors import ConfigurationError
@@ -146,7 +146,8 @@ class RewardTraining(PlainTrainee):
         config: RewardModelConfig,
         seed: int,
     ) -> None:
-        self.name, self.model, self._config, self._seed = name, judging, config, seed
+        self.name, self._judging, self._config, self._seed = name, judging, config, seed
+        self.model: nn.Module = judging
         self._training, self._validation = training, validation
         self._steps: Iterator[tuple[int, int, list[int]]] | None = None
         self._next = 0
@@ -167,7 +168,7 @@ class RewardTraining(PlainTrainee):
             scores, mask = self._scores(self._training, items)
             right += float((_weights(items) * _correct(items, scores.detach(), mask)).sum())
             weight += sum(item.weight for item in items)
-            yield self.model.sums(items, scores, mask) / len(rows)
+            yield self._judging.sums(items, scores, mask) / len(rows)
         accuracy = {} if self._config.rated else {"accuracy": right / weight}
         self._metrics = {**accuracy, "judgements": len(rows), "epoch": epoch}
 
@@ -186,13 +187,13 @@ class RewardTraining(PlainTrainee):
         Accuracy, and correlation, are the mean over the heads, each of which is given, too, where there are several.
         """
         self.model.eval()
-        data, heads = self._validation, self.model.model.options.heads
+        data, heads = self._validation, self._judging.model.options.heads
         loss, seen = 0.0, list[tuple[Item, float, float]]()
         largest = max(map(sum, zip(*data.lengths(), strict=True)))
         for rows in plan_batches(*data.lengths(), max(_FORWARD_TOKENS, largest), seed=0, epoch=0):
             items = [data.items[row] for row in rows]
             scores, mask = self._scores(data, items)
-            loss += float(self.model.sums(items, scores, mask))
+            loss += float(self._judging.sums(items, scores, mask))
             right = _correct(items, scores, mask)
             seen += zip(items, scores[:, 0].tolist(), right.tolist(), strict=True)
         measure = _correlation if self._config.rated else _accuracy
@@ -216,7 +217,7 @@ class RewardTraining(PlainTrainee):
 
     def _scores(self, data: EncodedJudgements, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
         """The scores of each item's outputs by its head, [n, k], and which of them it has."""
-        model = self.model.model
+        model = self._judging.model
         numbers: dict[int, int] = {}
         for item in items:
             for output in item.outputs:
