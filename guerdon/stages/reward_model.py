@@ -104,11 +104,11 @@ def _cross_fitted(maker: RewardMaker, training: Records, around: Mapping[str, An
         folds.append(fold)
     folds.append(left)
     found: list[tuple[int, float, float]] = []
-    for number, fold in enumerate(folds, 1):
-        others = [record for other in folds if other is not fold for record in other]
+    for number, kept in enumerate(folds, 1):
+        others = [record for other in folds if other is not kept for record in other]
         inner, held = split_by_source(others, config.held_out, seed, _source_key(config))
         member = maker.train(f"reward_model-fold-{number}", number, inner, held, around)
-        found += maker.differences(member, fold)
+        found += maker.differences(member, kept)
     temperatures = {}
     for head in sorted({head for head, _, _ in found}):
         own = [(difference, weight) for of, difference, weight in found if of == head]
