@@ -37,9 +37,11 @@ if TYPE_CHECKING:
     from guerdon.stages.prefer import prefer
     from guerdon.stages.pretrain import PretrainConfig, pretrain
     from guerdon.stages.reinforce import reinforce
+    from guerdon.stages.reward_model import train_reward_model
     from guerdon.training.drawn import comparisons_from_reward
     from guerdon.training.preferences import PreferConfig
     from guerdon.training.reinforcement import ReinforceConfig
+    from guerdon.training.reward_training import RewardModelConfig
 
 __version__ = "0.1.0"
 
@@ -63,6 +65,7 @@ __all__ = [
     "ReinforceConfig",
     "Requirement",
     "RewardError",
+    "RewardModelConfig",
     "Tokenizer",
     "TrainingError",
     "__version__",
@@ -78,6 +81,7 @@ __all__ = [
     "read_ratings",
     "reinforce",
     "rewards",
+    "train_reward_model",
 ]
 
 # Where each name that is imported on first use lives; None for a room of guerdon that is public as a whole.
@@ -93,6 +97,7 @@ _HOMES = {
     "Rating": "guerdon.data.comparisons",
     "ReinforceConfig": "guerdon.training.reinforcement",
     "Requirement": "guerdon.evaluation.requirements",
+    "RewardModelConfig": "guerdon.training.reward_training",
     "Tokenizer": "guerdon.data.tokenizer",
     "audit": "guerdon.evaluation.audit",
     "comparisons_from_reward": "guerdon.training.drawn",
@@ -106,6 +111,7 @@ _HOMES = {
     "read_ratings": "guerdon.data.judgements",
     "reinforce": "guerdon.stages.reinforce",
     "rewards": None,
+    "train_reward_model": "guerdon.stages.reward_model",
 }
 
 if not TYPE_CHECKING:  # a type checker must not take every name for an attribute

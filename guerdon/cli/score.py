@@ -11,7 +11,7 @@ from guerdon.cli.common import Json, Overrides, answer, progress
 
 
 def score(
-    reward: Annotated[str, typer.Argument(help="A recipe (its section reward), or module:function.")],
+    reward: Annotated[str, typer.Argument(help="A recipe (its section reward), a reward model's folder, or module:function.")],
     input_file: Annotated[Path, typer.Option("--input", "-i", help="Records with source, output or outputs, and references.")],
     output_file: Annotated[Path, typer.Option("--output", "-o", help="JSONL: the input's fields, scores and parts.")],
     overrides: Overrides = None,

@@ -60,12 +60,9 @@ def pairs_to_train(comparisons: Sequence[Comparison]) -> Kept:
     outputs (the same judgement by another annotator, or under another id, is a vote, and stays); a comparison of nothing
     but ties; a pair of twice the same text.
     """
-    pairs, dropped, seen = list[Pair](), Counter[str](), set[Hashable]()
-    for comparison in comparisons:
-        if (judged := _judgement(comparison)) in seen:
-            dropped[REPEATED] += 1
-            continue
-        seen.add(judged)
+    kept, dropped = distinct(comparisons)
+    pairs = list[Pair]()
+    for comparison in kept:
         found = pairs_of(comparison)
         dropped[ONLY_TIES] += not found
         for chosen, rejected, weight in found:
@@ -74,6 +71,18 @@ def pairs_to_train(comparisons: Sequence[Comparison]) -> Kept:
             else:
                 pairs.append(Pair(comparison.source, chosen, rejected, weight))
     return Kept(pairs, {reason: count for reason, count in dropped.items() if count})
+
+
+def distinct(comparisons: Sequence[Comparison]) -> tuple[list[Comparison], Counter[str]]:
+    """The comparisons without those that repeat an earlier one, as in `pairs_to_train`, and how many these were."""
+    kept, dropped, seen = list[Comparison](), Counter[str](), set[Hashable]()
+    for comparison in comparisons:
+        if (judged := _judgement(comparison)) in seen:
+            dropped[REPEATED] += 1
+        else:
+            seen.add(judged)
+            kept.append(comparison)
+    return kept, dropped
 
 
 def _judgement(comparison: Comparison) -> Hashable:

@@ -50,6 +50,9 @@ def load_policy(folder: Path) -> Transformer:
         CheckpointError: when a file is damaged, or the weights do not have the dimensions of the configuration.
     """
     config = read_config(folder)
+    if config.get("kind") in ("reward_model", "reward_models"):
+        cure = "score outputs with it (guerdon score), or name a policy's folder"
+        raise DataError("is a reward model's, which writes nothing", where=str(folder / CONFIG), cure=cure)
     if config.get("format") != _FORMAT or config.get("kind") != "transformer":
         raise DataError("is not the configuration of a guerdon policy", where=str(folder / CONFIG))
     version = config.get("version")

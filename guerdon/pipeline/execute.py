@@ -111,6 +111,8 @@ def evaluate(run: Run) -> Evaluation:
 def _systems(run: Run, writer: Writer) -> list[SystemOutputs]:
     """Every system's outputs; training comes first, as far as it is needed."""
     recipe, chosen = run.recipe, run.recipe.controls.run
+    if recipe.reward_model is not None:
+        run.reward_modelled()
     if recipe.reinforce is None and recipe.prefer is None:
         name = "finetuned" if recipe.finetune is not None else "pretrained"
         return [writer.of_policy(name, run.finetuned())]

@@ -27,6 +27,7 @@ from guerdon.pipeline.sections import EvaluationSection
 from guerdon.rewards.base import Judged, Judgement, Reward
 from guerdon.rewards.build import build_reward
 from guerdon.rewards.function import FunctionReward
+from guerdon.rewards.learned import LearnedReward
 from guerdon.training.progress import Progressing
 
 _SCORED_TOGETHER = 512
@@ -212,11 +213,14 @@ def check_output(path: Path) -> None:
 
 
 def open_reward(name: str, overrides: Sequence[str] = ()) -> Reward:
-    """The reward that a recipe's file or ``module:function`` names.
+    """The reward that a recipe's file, the folder of a reward model or of a run with one, or ``module:function`` names.
 
     Raises:
-        ConfigurationError: for a recipe without a reward, or a name that is neither.
+        ConfigurationError: for a recipe without a reward, or a name that is none of these.
+        DataError: for a folder without a reward model.
     """
+    if Path(name).is_dir():
+        return LearnedReward.load(name)
     if Path(name).suffix in (".yaml", ".yml"):
         recipe = read_recipe(name, overrides)
         if not recipe.reward:
@@ -224,7 +228,9 @@ def open_reward(name: str, overrides: Sequence[str] = ()) -> Reward:
         return build_reward(recipe.reward, reward_context(recipe))
     if ":" in name:
         return FunctionReward(name)
-    raise ConfigurationError("is no reward", where=name, cure="name a recipe (.yaml) or a module:function")
+    raise ConfigurationError(
+        "is no reward", where=name, cure="name a recipe (.yaml), a reward model's folder or a module:function"
+    )
 
 
 def _totals(judgement: Judgement) -> list[float]:

@@ -28,6 +28,7 @@ _DEPENDS = {
     "finetune": (*_TOKENIZER, "model", "pretrain", "finetune", "evaluation"),
     "comparisons": (*_TOKENIZER, "model", "pretrain", "finetune", "evaluation", "reward", "prefer"),
     "prefer": (*_TOKENIZER, "model", "pretrain", "finetune", "evaluation", "prefer"),
+    "reward_model": (*_TOKENIZER, "model", "pretrain", "finetune", "evaluation", "reward_model"),
     "reinforce": (*_TOKENIZER, "model", "pretrain", "finetune", "evaluation", "reward", "prefer", "reinforce"),
 }
 
@@ -109,9 +110,16 @@ class RunFiles:
     def _fingerprint(self, stage: str) -> str:
         kind, section = stage.split("-")[0], self.recipe.prefer
         drawn = kind == "prefer" and section is not None and section.from_reward is not None
-        sections = self.recipe.fingerprint(*_DEPENDS["comparisons" if drawn else kind])
+        chosen = _DEPENDS["comparisons" if drawn else kind]
+        judged = self.recipe.reward_model is not None and (kind in ("comparisons", "reward_model", "reinforce") or drawn)
+        chosen = tuple(dict.fromkeys([*chosen, *(["reward_model"] if judged else [])]))
         compared = self._comparisons_fingerprint if kind in ("prefer", "reinforce") else ""
-        return " ".join([sections, self._data_fingerprint, *compared.split(), *self._start.split()])
+        marks = [*compared.split(), *self._start.split(), *([self._judgement_fingerprint] if judged else [])]
+        return " ".join([self.recipe.fingerprint(*chosen), self._data_fingerprint, *marks])
+
+    @cached_property
+    def _judgement_fingerprint(self) -> str:
+        return " ".join(sha256(check_file(path))[:16] for path in judgement_files(self.recipe))
 
     @cached_property
     def _data_fingerprint(self) -> str:
@@ -167,8 +175,11 @@ class RunFiles:
         recipe, slots = self.recipe, self.recipe.evaluation.slots
         read = [split_files(recipe)[measured_split(recipe)], *([recipe.resolve(slots)] if slots else [])]
         marks = [sha256(path)[:16] for path in read if path.is_file()]
-        sections = recipe.fingerprint(*_DEPENDS["reinforce"], "decoding", "controls")
-        return " ".join([sections, self._data_fingerprint, *self._comparisons_fingerprint.split(), *marks])
+        judged = recipe.reward_model is not None
+        trained = [*_DEPENDS["reinforce"], *(["reward_model"] if judged else [])]
+        sections = recipe.fingerprint(*trained, "decoding", "controls")
+        marks = [*self._comparisons_fingerprint.split(), *([self._judgement_fingerprint] if judged else []), *marks]
+        return " ".join([sections, self._data_fingerprint, *marks])
 
     def _check_fingerprint(self, stage: str, path: Path) -> None:
         try:

@@ -60,15 +60,19 @@ def reward_context(recipe: Recipe) -> RewardContext:
     return context_of(recipe, train.examples)
 
 
-def context_of(recipe: Recipe, train: Sequence[Example]) -> RewardContext:
+def context_of(recipe: Recipe, train: Sequence[Example], reward_model: Callable[[], Path] | None = None) -> RewardContext:
     """Frequencies are those of the training references; paths are relative to the recipe's folder."""
     texts = [reference for example in train for reference in example.references]
-    return RewardContext(texts=texts, folder=recipe.path.parent.resolve())
+    return RewardContext(texts=texts, folder=recipe.path.parent.resolve(), reward_model=reward_model)
 
 
-def read_reward(recipe: Recipe, records: Mapping[str, Records]) -> Reward | None:
-    """The recipe's reward; None where it has none."""
-    return build_reward(recipe.reward, context_of(recipe, records["train"].examples)) if recipe.reward else None
+def read_reward(
+    recipe: Recipe, records: Mapping[str, Records], reward_model: Callable[[], Path] | None = None
+) -> Reward | None:
+    """The recipe's reward; None where it has none. ``reward_model`` trains that which the run itself trains, and names it."""
+    if not recipe.reward:
+        return None
+    return build_reward(recipe.reward, context_of(recipe, records["train"].examples, reward_model))
 
 
 def read_patterns(recipe: Recipe) -> SlotPatterns | None:

@@ -22,12 +22,14 @@ from guerdon.pipeline.sections import (
     EvaluationSection,
     PreferSection,
     PretrainSection,
+    RewardModelSection,
     TokenizerSection,
 )
+from guerdon.rewards.build import OWN
 from guerdon.stages.finetune import FinetuneConfig
 from guerdon.training.reinforcement import ReinforceConfig
 
-STAGES = ("pretrain", "finetune", "prefer", "reinforce")
+STAGES = ("pretrain", "finetune", "prefer", "reward_model", "reinforce")
 
 
 class _Model(BaseModel):
@@ -41,12 +43,13 @@ class _Model(BaseModel):
 class Recipe(BaseModel):
     """A whole recipe. Sections that are left out take their defaults; those of stages are not run.
 
-    The stages are, in this order, ``pretrain``, ``finetune``, ``prefer`` and ``reinforce``.
+    The stages are, in this order, ``pretrain``, ``finetune``, ``prefer``, ``reward_model`` and ``reinforce``.
 
     Attributes:
         name: of the run; its folder is ``runs/<name>`` unless said otherwise.
         seed: of every draw.
-        data, tokenizer, pretrain, finetune, prefer, reinforce, decoding, evaluation, controls: see their classes.
+        data, tokenizer, pretrain, finetune, prefer, reward_model, reinforce: see their classes.
+        decoding, evaluation, controls: likewise.
         model: options of a `~guerdon.models.transformer.Transformer` without ``vocabulary_size``; or ``load``: a folder.
         reward: the parts of the reward, each with ``type``, ``weight`` and its own options (`guerdon.rewards.build`).
         tensorboard: whether to write TensorBoard events.
@@ -63,6 +66,7 @@ class Recipe(BaseModel):
     pretrain: PretrainSection | None = None
     finetune: FinetuneConfig | None = None
     prefer: PreferSection | None = None
+    reward_model: RewardModelSection | None = None
     reward: list[dict[str, Any]] = []
     reinforce: ReinforceConfig | None = None
     decoding: DecodingOptions = DecodingOptions()
@@ -91,6 +95,12 @@ class Recipe(BaseModel):
             names = [option.name for option in dataclasses.fields(TransformerOptions) if option.name != "vocabulary_size"]
             raise _first(error, str(self.path), names) from error
 
+    @property
+    def waits(self) -> bool:
+        """Whether the reward has a part that the run itself must train first."""
+        named = any(part.get("type") == "learned" and part.get("from") == OWN for part in self.reward)
+        return named and not self.resolve(OWN).is_dir()
+
     def plain(self) -> dict[str, Any]:
         """The recipe as plain values, defaults filled in."""
         plain: dict[str, Any] = json.loads(self.model_dump_json(exclude={"path"}))
@@ -111,6 +121,9 @@ class Recipe(BaseModel):
                 part["patterns"] = str(self.resolve(part["patterns"]))
             if "encoder" in part and self.resolve(part["encoder"]).is_dir():  # otherwise it is the name of a model
                 part["encoder"] = str(self.resolve(part["encoder"]))
+            if part.get("type") == "learned" and "from" in part and not self.waits:
+                named = part["from"]
+                part["from"] = str(self.resolve(named)) if isinstance(named, str) else [str(self.resolve(n)) for n in named]
         return plain
 
     def fingerprint(self, *sections: str) -> str:
@@ -185,6 +198,9 @@ def validated(values: Mapping[str, Any], path: Path) -> Recipe:
         raise ConfigurationError("reinforce needs a reward", where=f"{path}, reward", cure="give the section reward")
     if recipe.prefer is not None and recipe.prefer.from_reward is not None and not recipe.reward:
         raise ConfigurationError("prefer.from_reward needs a reward", where=f"{path}, reward", cure="give the section reward")
+    if recipe.waits and recipe.reward_model is None:
+        cure = "add the section reward_model, or name the folder of a trained one"
+        raise ConfigurationError("its reward model is trained by no section", where=f"{path}, reward", cure=cure)
     if all(getattr(recipe, stage) is None for stage in STAGES):
         raise ConfigurationError("there is nothing to do", where=str(path), cure="give pretrain, finetune, prefer or reinforce")
     return recipe

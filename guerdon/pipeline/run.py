@@ -21,8 +21,11 @@ from guerdon.generator import Generator
 from guerdon.metrics.bleu import Bleu
 from guerdon.metrics.chrf import Chrf
 from guerdon.metrics.slots import SlotPatterns
+from guerdon.models.reward_folder import save_scorers
 from guerdon.pipeline.environment import environment
 from guerdon.pipeline.folder import RunFiles
+from guerdon.pipeline.judgements import Records as Judgements
+from guerdon.pipeline.judgements import read_judgements
 from guerdon.pipeline.preferences import Preferences, check_preferences, drawn_preferences, read_preferences
 from guerdon.pipeline.prepare import (
     check_lengths,
@@ -44,6 +47,7 @@ from guerdon.stages.finetune import finetune
 from guerdon.stages.prefer import prefer
 from guerdon.stages.pretrain import pretrain
 from guerdon.stages.reinforce import reinforce
+from guerdon.stages.reward_model import train_reward_model
 from guerdon.training.loop import Outcome
 from guerdon.training.progress import Progressing
 from guerdon.training.reinforcement import Control
@@ -82,10 +86,11 @@ class Run:
             RewardError: where the reward cannot judge the first validation references.
         """
         check_records(self.recipe, self.records, self.reward, self.slots)
-        if self.reward is not None:
+        if self.reward is not None and not (self.recipe.waits and not self.files.finished("reward_model")):
             try_reward(self.reward, self.examples("validation"))
         first = self._new_generator() if self.start is None else self.start.open(self.recipe.decoding)
-        facts = check_lengths(self.recipe, self.records, first)
+        judged = {f"{name} judgements": len(given) for name, given in self.judgements.items() if given}
+        facts = {**check_lengths(self.recipe, self.records, first), **judged}
         return facts | check_preferences(self.recipe, self.preferences, self.records, first, self.progress)
 
     def begin(self) -> None:
@@ -147,8 +152,16 @@ class Run:
 
     @cached_property
     def reward(self) -> Reward | None:
-        """The recipe's reward."""
-        return read_reward(self.recipe, self.records) if self.like is None else self.like.reward
+        """The recipe's reward; its first score trains the reward model that it waits for."""
+        return read_reward(self.recipe, self.records, self.reward_modelled) if self.like is None else self.like.reward
+
+    @cached_property
+    def judgements(self) -> dict[str, Judgements]:
+        """What the reward model is trained on, and what it is validated with; nothing where the run trains none."""
+        section = self.recipe.reward_model
+        if section is None or self.like is not None:
+            return {}
+        return dict(zip(("training", "validation"), read_judgements(self.recipe, section), strict=True))
 
     @cached_property
     def preferences(self) -> Preferences | None:
@@ -221,6 +234,24 @@ class Run:
         examples = self.prompts(generator), self.judged_at_validation()
         return drawn_preferences(self.recipe, section, self.files, generator, reward, *examples, self.progress)
 
+    def reward_modelled(self) -> Path:
+        """The folder of the reward model, trained on judgements."""
+        section, name, folder = self.recipe.reward_model, "reward_model", self.folder / "reward_model"
+        if section is None:
+            raise ConfigurationError("the recipe has no such section", where=name)
+        if not self.files.finished(name):
+            options = section.model
+            own = options.kind != "linear" and options.scratch is None
+            policy = self.finetuned() if own or options.surprisal else None
+            self.files.mark_begun(name)
+            began = time.perf_counter()
+            given = (self.judgements["training"], section, self.judgements["validation"])
+            with_policy = (policy if own else None, policy if options.surprisal else None)
+            trained = train_reward_model(*given, *with_policy, **self._around())
+            self.log.timing(name, event="finished", seconds=time.perf_counter() - began)
+            self.files.store(name, lambda into: save_scorers(trained.scorers, into), trained.facts())
+        return folder
+
     def reinforced(self, control: Control = "none") -> Generator:
         """The policy after reinforcement, which begins with the preferred one, or after a control of it."""
         section = self.recipe.reinforce
@@ -229,6 +260,8 @@ class Run:
         reward, config = self.reward, replace(section, control=control)
         assert reward is not None, "a recipe with reinforcement and no reward is refused when it is read"
         validation = self.judged_at_validation()
+        if self.like is None and self.recipe.reward_model is not None:
+            self.reward_modelled()
         return self._stage(
             "reinforce" if control == "none" else f"reinforce-{control}",
             self.preferred,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from guerdon.data.judgements import ComparisonFields
+from guerdon.data.judgements import ComparisonFields, RatingFields
 from guerdon.data.records import FieldMap
 from guerdon.decoding import SamplingOptions
 from guerdon.errors import ConfigurationError
 from guerdon.stages.pretrain import PretrainConfig
 from guerdon.training.drawn import FromReward
 from guerdon.training.preferences import FIGURES, PreferConfig
+from guerdon.training.reward_training import RewardModelConfig
 
 Control = Literal["shuffled", "constant", "best_of_n", "mbr"]
 
@@ -122,6 +123,36 @@ class PreferSection(PreferConfig):
             raise ConfigurationError(
                 f"{self.validation_share} is no share", where="prefer.validation_share", cure="give a number between 0 and 1"
             )
+
+
+@dataclass(frozen=True)
+class RewardModelSection(RewardModelConfig):
+    """A reward model that the run trains, and its judgements; a part of the reward uses it with ``from: reward_model``.
+
+    Its backbone begins with the run's fine-tuned policy, unless ``model.scratch`` is given or the kind is linear.
+
+    Attributes:
+        judgements: files of comparisons, or of ratings where the loss learns from these; relative to ``data.folder``.
+        where: fields and the text that a record must have in them to be trained on, e.g. ``{split: train}``.
+        validation_judgements: files to choose the checkpoint by, of other sources; by default the same files.
+        validation_where: as ``where``; without it and without files of its own, ``held_out`` of the sources is held out.
+        fields: names of the fields of comparisons.
+        rating_fields: names of the fields of ratings.
+        on_error: stop at a bad record, or skip and count it.
+    """
+
+    judgements: Sequence[str] = ()
+    where: Mapping[str, str] = field(default_factory=dict)
+    validation_judgements: Sequence[str] = ()
+    validation_where: Mapping[str, str] = field(default_factory=dict)
+    fields: ComparisonFields = field(default_factory=ComparisonFields)
+    rating_fields: RatingFields = field(default_factory=RatingFields)
+    on_error: Literal["stop", "skip"] = "stop"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.judgements:
+            raise ConfigurationError("there are none", where="reward_model.judgements", cure="name files of judgements")
 
 
 @dataclass(frozen=True)

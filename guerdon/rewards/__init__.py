@@ -6,6 +6,7 @@ from guerdon.rewards.combine import Combined, NamedPart
 from guerdon.rewards.encoders import Encoder, FunctionEncoder, PolicyEmbedding, SentenceEncoder
 from guerdon.rewards.frequency import WordFrequency
 from guerdon.rewards.function import FunctionReward, load_function
+from guerdon.rewards.learned import LearnedOptions, LearnedReward
 from guerdon.rewards.normalise import Normaliser, NormaliserOptions
 from guerdon.rewards.overlap import SentenceBleu, SentenceChrf, SentenceRougeL
 from guerdon.rewards.rules import Length, Pattern, Repetition, RequiredContent
@@ -21,6 +22,8 @@ __all__ = [
     "FunctionReward",
     "Judged",
     "Judgement",
+    "LearnedOptions",
+    "LearnedReward",
     "Length",
     "NamedPart",
     "Normaliser",

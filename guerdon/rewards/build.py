@@ -7,11 +7,12 @@ out) and the options of its type::
       - {type: word_frequency, weight: 0.5}
       - {type: similarity, weight: 0.5, several: max}
 
-The options of a type are the arguments of the function of that name below.
+The options of a type are the arguments of the function of that name below (``from`` is ``from_`` there: a word of Python's).
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -22,14 +23,19 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from guerdon.errors import ConfigurationError, nearest
+from guerdon.models.reward_folder import RewardScorer, load_scorers
 from guerdon.rewards.base import Reward
 from guerdon.rewards.combine import Combined, NamedPart
 from guerdon.rewards.encoders import DEFAULT_ENCODER, SentenceEncoder
 from guerdon.rewards.frequency import Reduction, WordFrequency
 from guerdon.rewards.function import FunctionReward
+from guerdon.rewards.learned import Ensemble, LearnedOptions, LearnedReward
 from guerdon.rewards.overlap import SentenceBleu, SentenceChrf, SentenceRougeL
 from guerdon.rewards.rules import Length, Pattern, Repetition, RequiredContent
 from guerdon.rewards.similarity import SemanticSimilarity
+
+OWN = "reward_model"
+"""What ``from`` names the reward model that the run itself trains."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,13 @@ class RewardContext:
     Attributes:
         texts: the training targets, for frequencies.
         folder: what relative paths are relative to.
+        reward_model: trains the run's own reward model where that is still to do, and names its folder; None where there is
+            no such run.
     """
 
     texts: Sequence[str] = ()
     folder: Path = field(default_factory=Path)
+    reward_model: Callable[[], Path] | None = None
 
 
 def build_reward(spec: Sequence[Mapping[str, Any]] | Mapping[str, Any], context: RewardContext | None = None) -> Combined:
@@ -138,6 +147,38 @@ def function(
     return FunctionReward(function, needs_references=needs_references, folder=context.folder, scores_prefixes=scores_prefixes)
 
 
+def learned(
+    context: RewardContext,
+    *,
+    from_: str | list[str],
+    heads: dict[str, float] | None = None,
+    ensemble: Ensemble = "mean",
+    penalty: float | None = None,
+    centre: bool = True,
+    debias_length: bool = False,
+    clip: float | None = None,
+) -> LearnedReward:
+    """`LearnedReward`; ``from`` is ``reward_model`` for the one that the run itself trains, or a folder, or several folders.
+
+    That of the run is opened when it is trained, the others at once.
+    """
+    options = LearnedOptions(heads or {}, ensemble, penalty, centre, debias_length, clip)
+    names = [from_] if isinstance(from_, str) else from_
+    if names == [OWN] and not (context.folder / OWN).is_dir():
+        return LearnedReward(functools.partial(_of_run, context.reward_model), options)
+    return LearnedReward([scorer for name in names for scorer in load_scorers(context.folder / name)], options)
+
+
+def _of_run(folder: Callable[[], Path] | None) -> Sequence[RewardScorer]:
+    if folder is None:
+        raise ConfigurationError(
+            "this reward model is trained by a run of the recipe, and there is none here",
+            where="learned.from",
+            cure="name the run's folder instead of the recipe, or the folder of a reward model in the recipe",
+        )
+    return load_scorers(folder())
+
+
 TYPES: dict[str, Callable[..., Reward]] = {
     "word_frequency": word_frequency,
     "similarity": similarity,
@@ -149,6 +190,7 @@ TYPES: dict[str, Callable[..., Reward]] = {
     "required_content": required_content,
     "pattern": pattern,
     "function": function,
+    "learned": learned,
 }
 """How each type of part is made, from the context and its options."""
 
@@ -174,7 +216,8 @@ def _part(part: Mapping[str, Any], number: int, context: RewardContext) -> Named
 def _checked_options(made: Callable[..., Reward], options: Mapping[Any, Any], where: str) -> dict[str, Any]:
     """The options, checked against the types that the function's signature gives."""
     hints = typing.get_type_hints(made)
-    known = {n: p for n, p in inspect.signature(made).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    parameters = inspect.signature(made).parameters.items()
+    known = {n.removesuffix("_"): p for n, p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     for option in options:
         if option not in known:
             cure = nearest(str(option), known) if known else "it has no options; leave it out"
@@ -182,7 +225,8 @@ def _checked_options(made: Callable[..., Reward], options: Mapping[Any, Any], wh
     for option, parameter in known.items():
         if parameter.default is inspect.Parameter.empty and option not in options:
             raise ConfigurationError(f"the option {option!r} is missing", where=where, cure="give it")
-    return {option: _checked(option, value, hints[option], where) for option, value in options.items()}
+    names = {option: known[option].name for option in options}
+    return {names[option]: _checked(option, value, hints[names[option]], where) for option, value in options.items()}
 
 
 def _checked(option: str, value: Any, hint: Any, where: str) -> Any:

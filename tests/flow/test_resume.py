@@ -90,7 +90,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in EXACT}
 
 
-@pytest.mark.parametrize(("stage", "seed"), [("prefer", 4)])  # the stages of a recipe: tests/oracle/test_resume.py
+@pytest.mark.parametrize(
+    ("stage", "seed"), [("prefer", 4), ("reward_model", 5)]
+)  # the stages of a recipe: tests/oracle/test_resume.py
 def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(stage: str, seed: int, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     complete(stage, whole)

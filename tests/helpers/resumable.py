@@ -15,6 +15,8 @@ from guerdon.data.comparisons import Comparison
 from guerdon.data.tokenizer import Tokenizer
 from guerdon.decoding import LengthLimit
 from guerdon.generator import Generator
+from guerdon.models.reward_folder import save_scorers
+from guerdon.models.reward_options import NgramOptions, RewardModelOptions
 from guerdon.models.transformer import Transformer, TransformerOptions
 from guerdon.quickstart.corpus import build
 from guerdon.rewards.normalise import NormaliserOptions
@@ -23,6 +25,7 @@ from guerdon.stages.finetune import FinetuneConfig, finetune
 from guerdon.stages.prefer import prefer
 from guerdon.stages.pretrain import PretrainConfig, pretrain
 from guerdon.stages.reinforce import reinforce
+from guerdon.stages.reward_model import RewardModelConfig, train_reward_model
 from guerdon.training.loop import Outcome
 from guerdon.training.monitors import MonitorOptions
 from guerdon.training.preferences import PreferConfig
@@ -83,15 +86,33 @@ def preferred(made: Generator, folder: Path) -> Outcome:
     return prefer(made, pairs[: len(TRAINING) - 1], config, pairs[len(TRAINING) :], folder=folder, seed=3)
 
 
+def rewarded(made: Generator, folder: Path) -> Outcome:
+    """Two members and two folds for the temperature, which begin with the policy; its dropouts are on."""
+    pairs = [
+        Comparison.of_pair(e.source, e.references[0], " ".join(sorted(e.references[0].split())), weight=1 + i % 2)
+        for i, e in enumerate(TRAINING)
+    ]
+    loop = dataclasses.replace(RISING, criterion="accuracy")
+    ngrams = NgramOptions(buckets=64, dropout=0.2)
+    model = RewardModelOptions(max_source=128, max_output=96, pooling=("last", "max"), dropout=0.2, ngrams=ngrams)
+    config = RewardModelConfig(steps=15, batch=BATCH, accumulation=2, loop=loop, model=model, held_out=0.2)
+    config = dataclasses.replace(config, members=2, temperature_folds=2)
+    trained = train_reward_model(pairs, config, start=made, folder=folder, seed=3)
+    save_scorers(trained.scorers[1:], folder / "model")
+    return trained.outcomes[1]
+
+
 STAGES: dict[str, Callable[[Generator, Path], Outcome]] = {
     "finetune": finetuned,
     "prefer": preferred,
     "pretrain": pretrained,
     "reinforce": reinforced,
+    "reward_model": rewarded,
 }
 
 
 if __name__ == "__main__":
     made = generator()
     STAGES[sys.argv[1]](made, Path(sys.argv[2]))
-    made.save(Path(sys.argv[2]) / "model")
+    if sys.argv[1] != "reward_model":  # which leaves the policy as it was, and saves its own
+        made.save(Path(sys.argv[2]) / "model")

@@ -1,0 +1,193 @@
+"""What a reward model reads: the ids of a source and of an output, and features that are counted rather than learnt."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from guerdon.data.padded import Padded
+from guerdon.errors import DataError
+from guerdon.metrics.slots import parse_meaning
+from guerdon.models.evaluation import evaluate_logits
+from guerdon.models.policy import Policy
+from guerdon.models.reward_options import NgramOptions, RewardModelOptions
+
+SURPRISALS = ("mean", "largest", "spread", "sum")
+_WORDS = re.compile(r"\w+|[^\w\s]")
+_BATCH_TOKENS = 8192  # of the frozen policy; forward only
+
+
+class Subwords(Protocol):
+    """How texts become ids, as `guerdon.generator.Text` has it."""
+
+    def encode_sources(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each source, end token included."""
+        ...
+
+    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each target, end token included."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes it into a model's folder."""
+        ...
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """A frozen policy and its own tokenizer, which measure how surprising an output is."""
+
+    policy: Policy
+    tokenizer: Subwords
+
+    @torch.no_grad()
+    def surprisals(self, sources: Sequence[str], outputs: Sequence[str]) -> Tensor:
+        """`SURPRISALS` of -log p(token), end token included, in nats: float64 [n, 4]. What is too long is cut."""
+        rows = [ids[: self.policy.max_source] for ids in self.tokenizer.encode_sources(sources)]
+        written = [ids[: self.policy.max_target] for ids in self.tokenizer.encode_targets(outputs)]
+        found = torch.zeros(len(written), len(SURPRISALS), dtype=torch.float64)
+        device = next(self.policy.parameters()).device
+        for part in by_length([len(ids) for ids in written], [len(ids) for ids in rows], _BATCH_TOKENS):
+            numbers: dict[tuple[int, ...], int] = {}
+            of_source = [numbers.setdefault(tuple(rows[i]), len(numbers)) for i in part]
+            batch = Padded.from_lists(list(numbers), self.policy.pad_id, device)
+            targets = Padded.from_lists([written[i] for i in part], self.policy.pad_id, device)
+            logits = self.policy.logits(batch, targets, torch.tensor(of_source, device=device))
+            seen = evaluate_logits(logits, None, targets)
+            found[part] = _pooled(-seen.log_prob.double(), seen.mask).cpu()
+        return found
+
+
+def _pooled(surprisal: Tensor, mask: Tensor) -> Tensor:
+    """[n, length] to [n, 4]; a token that the policy never writes counts as much as one of probability e^-30."""
+    bounded = torch.where(mask, surprisal, 0.0).clamp(max=30.0)
+    count = mask.sum(1)
+    mean = bounded.sum(1) / count
+    spread = (torch.where(mask, bounded - mean[:, None], 0.0).square().sum(1) / count).sqrt()
+    return torch.stack([mean, bounded.max(1).values, spread, bounded.sum(1)], dim=1)
+
+
+def by_length(outputs: Sequence[int], sources: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """All rows in batches of alike lengths: rows * (longest output + longest source) ≤ ``max_tokens``, or one row."""
+    batch, longest = list[int](), (0, 0)
+    for i in sorted(range(len(outputs)), key=lambda i: (outputs[i], sources[i], i)):
+        wider = max(longest[0], outputs[i]), max(longest[1], sources[i])
+        if batch and (len(batch) + 1) * sum(wider) > max_tokens:
+            yield batch
+            batch, wider = [], (outputs[i], sources[i])
+        batch.append(i)
+        longest = wider
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """n pairs of a source and an output, as a reward model reads them.
+
+    Attributes:
+        sources, outputs: ids, end token included.
+        ngrams: the buckets of each output's features; empty without n-grams.
+        measures: float64 [n, features] that were measured once, such as surprisals; 0 columns without.
+        words: the length of each output in words (runs of anything but white space).
+    """
+
+    sources: list[list[int]]
+    outputs: list[list[int]]
+    ngrams: list[list[int]]
+    measures: Tensor
+    words: list[int]
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+
+class RewardText:
+    """Turns texts into what a reward model reads.
+
+    Args:
+        options: of the model.
+        tokenizer: of the model; None for a linear one.
+        likelihood: the frozen policy, where the options have surprisal.
+    """
+
+    def __init__(
+        self, options: RewardModelOptions, tokenizer: Subwords | None = None, likelihood: Likelihood | None = None
+    ) -> None:
+        assert (tokenizer is None) == (options.kind == "linear"), "every kind but the linear one reads tokens"
+        assert (likelihood is not None) == options.surprisal, "surprisal is what a likelihood measures"
+        self.options, self.tokenizer, self.likelihood = options, tokenizer, likelihood
+
+    def encode(self, sources: Sequence[str], outputs: Sequence[str]) -> EncodedTexts:
+        """What the model reads of each pair. An output is read up to the model's limit; its n-grams are those of all of it.
+
+        Raises:
+            DataError: for a source of more tokens than the model takes.
+        """
+        options = self.options
+        pairs = [delexicalise(*pair, options.delexicalise) for pair in zip(sources, outputs, strict=True)]
+        rows, written = self._ids([source for source, _ in pairs], [output for _, output in pairs])
+        ngrams = [ngram_buckets(*pair, options.ngrams) if options.ngrams else [] for pair in pairs]
+        measures = torch.zeros(len(pairs), 0, dtype=torch.float64)
+        if self.likelihood is not None:
+            measures = self.likelihood.surprisals(sources, outputs)
+        return EncodedTexts(rows, written, ngrams, measures, [len(output.split()) for output in outputs])
+
+    def _ids(self, sources: Sequence[str], outputs: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
+        if self.tokenizer is None:
+            return [[]] * len(sources), [[]] * len(outputs)
+        known = list(dict.fromkeys(sources))
+        ids = dict(zip(known, self.tokenizer.encode_sources(known), strict=True))
+        for text, row in ids.items():
+            if len(row) > self.options.max_source:
+                raise DataError(
+                    f"has {len(row)} tokens, and the reward model takes at most {self.options.max_source}",
+                    where=f"source {text[:40]!r}",
+                    cure="shorten it, leave it out, or train a reward model with a larger max_source",
+                )
+        written = self.tokenizer.encode_targets(outputs)
+        return [ids[text] for text in sources], [row[: self.options.max_output] for row in written]
+
+
+def delexicalise(source: str, output: str, slots: Sequence[str]) -> tuple[str, str]:
+    """Both texts with the values of some slots replaced by the slots' names, where the source is a meaning representation.
+
+    >>> delexicalise("name[The Vaults], eatType[pub]", "The vaults is a pub.", ["name"])
+    ('name[name_slot], eatType[pub]', 'name_slot is a pub.')
+    """
+    if not slots:
+        return source, output
+    try:
+        meaning = parse_meaning(source)
+    except DataError:
+        return source, output  # a source of another kind has no slots
+    for slot in sorted(slots, key=lambda slot: -len(meaning.get(slot, ""))):
+        if value := meaning.get(slot):
+            name = f"{slot}_slot"
+            source = source.replace(f"{slot}[{value}]", f"{slot}[{name}]")
+            output = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", name, output, flags=re.IGNORECASE)
+    return source, output
+
+
+def ngram_buckets(source: str, output: str, options: NgramOptions) -> list[int]:
+    """The buckets of an output's features, each feature once however often it occurs, in order of their first occurrence."""
+    if options.lowercase:
+        source, output = source.lower(), output.lower()
+    words = _WORDS.findall(output)
+    features = ["length"] if not words else []  # an empty output has a weight, too
+    for size in range(1, options.longest + 1):
+        marked = ["<", *words, ">"] if size > 1 else words
+        features += [f"{size} {' '.join(marked[i : i + size])}" for i in range(len(marked) - size + 1)]
+    if options.relation:
+        given = _WORDS.findall(source)
+        written, known = set(words), set(given)
+        features += [f"lacks {word}" for word in given if word not in written]
+        features += [f"adds {word}" for word in words if word not in known]
+    return [zlib.crc32(feature.encode()) % options.buckets for feature in dict.fromkeys(features)]
