@@ -15,6 +15,7 @@ from guerdon.data.files import remove_temporaries, reported, write_atomically
 from guerdon.data.lines import check_file
 from guerdon.errors import CheckpointError, InputError
 from guerdon.evaluation.results import CONTROLS, EVALUATION
+from guerdon.pipeline.judgements import judgement_files
 from guerdon.pipeline.prepare import measured_split, split_files
 from guerdon.pipeline.recipe import STAGES, Recipe
 from guerdon.training.checkpoint import sha256, sync
