@@ -113,6 +113,18 @@ def test_mean_and_max_are_over_the_outputs_own_positions() -> None:
             assert float((pooled[row] - expected).abs().max()) < 1e-12
 
 
+def test_an_encoder_pools_the_output_and_not_the_source() -> None:
+    made = in_double(scorer("encoder", pooling=("mean", "max")))
+    texts = made.text.encode(SOURCES, OUTPUTS)
+    with torch.no_grad():
+        pooled = made.model.pooled(RewardBatch.of(texts, range(len(SOURCES))))
+        for row, (ids, written) in enumerate(zip(texts.sources, texts.outputs, strict=True)):
+            joint = Padded.from_lists([[*ids, TOKENIZER.start_id, *written[:-1]]])
+            own = made.model.backbone.encode(joint)[0][0, len(ids) :]
+            assert len(own) == len(written)
+            assert float((pooled[row] - torch.cat([own.mean(0), own.max(0).values])).abs().max()) < 1e-12
+
+
 def test_the_wide_part_is_a_sum_of_weights() -> None:
     made = scorer("linear", ngrams=NgramOptions(longest=2, buckets=997, gain=3.0))
     weights = made.model.wide.weight.double()  # type: ignore[union-attr]
