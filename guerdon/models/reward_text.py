@@ -177,7 +177,10 @@ def delexicalise(source: str, output: str, slots: Sequence[str]) -> tuple[str, s
 
 
 def ngram_buckets(source: str, output: str, options: NgramOptions) -> list[int]:
-    """The buckets of an output's features, each feature once however often it occurs, in order of their first occurrence."""
+    """The buckets of an output's features, each feature once however often it occurs.
+
+    They are sorted, so that texts of the same features have the same score to the last bit.
+    """
     if options.lowercase:
         source, output = source.lower(), output.lower()
     words = _WORDS.findall(output)
@@ -190,4 +193,4 @@ def ngram_buckets(source: str, output: str, options: NgramOptions) -> list[int]:
         written, known = set(words), set(given)
         features += [f"lacks {word}" for word in given if word not in written]
         features += [f"adds {word}" for word in words if word not in known]
-    return [zlib.crc32(feature.encode()) % options.buckets for feature in dict.fromkeys(features)]
+    return sorted(zlib.crc32(feature.encode()) % options.buckets for feature in set(features))
