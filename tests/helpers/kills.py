@@ -10,7 +10,6 @@ itself: Python tells an audit hook of every file that is opened, renamed or remo
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import random
@@ -307,8 +306,6 @@ class Ordeal:
         if differing:
             kept = self.folder.rename(self.place / f"different-{len([*self.place.iterdir()])}")
             raise AssertionError(f"{kept} differs from {self.whole} in {', '.join(differing)}")
-        rows = [json.loads(line) for line in (self.folder / "timings.jsonl").read_text("utf-8").splitlines()]
-        assert {row["stage"] for row in rows} >= {"run", "evaluation"}
         shutil.rmtree(self.folder)
         self.compared, self._begun = self.compared + 1, False
 
