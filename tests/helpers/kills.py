@@ -36,7 +36,7 @@ LOGS = ("metrics.jsonl", "samples.jsonl", "alarms.jsonl", "timings.jsonl")
 # The kinds of file operations that `Operations` tells apart in a stage, in the order in which a stage comes by them.
 WRITE, RENAME, BEST, LOG, CUT, REMOVE, SWAP, STORE = "write", "rename", "best", "log", "cut", "remove", "swap", "store"
 PHASES = (WRITE, RENAME, BEST, LOG, CUT, REMOVE, SWAP, STORE)
-ALARM = "alarm"  # a log that only reinforcement has
+ALARM = "alarm"  # a log of its own, opened at every step and seldom written to
 # Durations, the page that shows them, an empty file, and versions: a commit while a soak goes on is no difference.
 DIFFERS = {"timings.jsonl", "report.html", ".lock", "environment.json"}
 PATIENCE = 120.0  # seconds after which an attempt is given up
