@@ -53,7 +53,9 @@ class ScratchOptions:
     """The size of a backbone that is trained from random weights.
 
     Attributes:
-        width, heads, feed_forward: as in `~guerdon.models.options.TransformerOptions`.
+        width: of the backbone, as in `~guerdon.models.options.TransformerOptions`.
+        heads: of each of its attentions.
+        feed_forward: width of its feed-forward layers.
         layers: of the encoder, and as many of the decoder.
         vocabulary_size: of its tokenizer, which is trained on the judged texts.
     """

@@ -105,7 +105,7 @@ def dominance(tracks: Tracks, limit: float) -> Sign | None:
 
 
 def length_drift(tracks: Tracks, limit: float) -> Sign | None:
-    """|log| of the mean length over that at the beginning; ``limit`` is a share: 0.5 is 1.5 times as long, or 1 / 1.5."""
+    """Size of the logarithm of the mean length over that at the beginning; ``limit`` 0.5 is 1.5 times as long, or 1 / 1.5."""
     found = _pair(tracks, "length")
     if found is None or not min(found) > 0:
         return None
