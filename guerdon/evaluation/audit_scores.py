@@ -115,13 +115,6 @@ def median_examples(scores: Scores, rows: Sequence[Row], subjects: Subjects) -> 
     return shown
 
 
-def _probe_rows(rows: Sequence[Row], sources: int) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {name: [] for name in PROBES}
-    for place, row in enumerate(rows[sources:], sources):
-        found[str(row.probe)].append(place)
-    return found
-
-
 def _preference(
     scores: Scores, rows: Sequence[Row], places: Sequence[int], width: float, resampling: Resampling
 ) -> Preference | None:

@@ -29,9 +29,10 @@ def percent(share: float) -> str:
     >>> percent(0.984), percent(0.999), percent(0.0)
     ('98%', '>99%', '0%')
     """
-    if 0 < share < 0.005:
-        return "<1%"
-    return ">99%" if 0.995 <= share < 1 else f"{100 * share:.0f}%"
+    rounded = round(100 * share)
+    if rounded in (0, 100) and share not in (0, 1):
+        return "<1%" if rounded == 0 else ">99%"
+    return f"{rounded}%"
 
 
 def findings(audit: Audit) -> list[Finding]:

@@ -64,11 +64,11 @@ def _pair(row: Row, path: Path, source: str) -> HumanPair:
     references = (given,) if isinstance(given, str) else given
     if not isinstance(references, tuple | list) or not all(isinstance(text, str) for text in references):
         raise DataError("holds no texts", where=place(path, row.line, "references"), cure="write a list of texts")
-    texts = [_text(row, name, path) for name in (source, "chosen", "rejected")]
+    text, chosen, rejected = (_text(row, name, path) for name in (source, "chosen", "rejected"))
     votes = [_votes(row, name, path) for name in ("votes_for", "votes_against")]
     if votes[0] is None and votes[1] is not None:
         raise DataError("there is no 'votes_for'", where=place(path, row.line), cure="give both counts of votes, or none")
-    return HumanPair(*texts, tuple(references), votes[0], votes[1] or 0)
+    return HumanPair(text, chosen, rejected, tuple(references), votes[0], votes[1] or 0)
 
 
 def _text(row: Row, name: str, path: Path) -> str:
