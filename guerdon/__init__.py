@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from guerdon.data.tokenizer import Tokenizer
     from guerdon.evaluation.audit import AuditOptions, audit
     from guerdon.evaluation.requirements import Requirement
+    from guerdon.evaluation.reward_evaluation import RewardEvaluationOptions, evaluate_reward
     from guerdon.generator import Generator, Output, load
     from guerdon.stages.finetune import FinetuneConfig, finetune
     from guerdon.stages.pretrain import PretrainConfig, pretrain
@@ -59,10 +60,12 @@ __all__ = [
     "ReinforceConfig",
     "Requirement",
     "RewardError",
+    "RewardEvaluationOptions",
     "Tokenizer",
     "TrainingError",
     "__version__",
     "audit",
+    "evaluate_reward",
     "finetune",
     "load",
     "metrics",
@@ -86,8 +89,10 @@ _HOMES = {
     "Rating": "guerdon.data.comparisons",
     "ReinforceConfig": "guerdon.training.reinforcement",
     "Requirement": "guerdon.evaluation.requirements",
+    "RewardEvaluationOptions": "guerdon.evaluation.reward_evaluation",
     "Tokenizer": "guerdon.data.tokenizer",
     "audit": "guerdon.evaluation.audit",
+    "evaluate_reward": "guerdon.evaluation.reward_evaluation",
     "finetune": "guerdon.stages.finetune",
     "load": "guerdon.generator",
     "metrics": None,

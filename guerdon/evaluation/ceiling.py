@@ -1,14 +1,18 @@
 """How well people agree with one another on pairs: what a reward can be expected to reach, and what nothing can pass.
 
-Pairs of which nobody knows better than those who voted have labels that are themselves draws. Let θ be the share of all
-people who would prefer the first output of a pair, and the votes binomial given θ. With θ ~ Beta(a, a) over pairs (the sides
-are named by chance), k of m votes leave θ ~ Beta(a + k, a + m − k), and the label is that of most people with probability
-P(θ > ½). Its mean over pairs bounds the accuracy that is expected of any scorer, one that knows every θ included. a is
-fitted by maximum likelihood to the votes of pairs with two or more, given that a majority was found (the others are no pairs).
+The labels of pairs are themselves draws. Let θ be the share of all people who would prefer the first output of a pair, and its
+votes binomial given θ. What is known of θ over pairs is how often voters disagree: E[θ(1 − θ)]. Of all distributions with
+that expectation, the one that leaves most to a scorer that knows every θ is θ ∈ {s, 1 − s}, the same s for each pair: the
+chance that the majority of an odd number of votes is that of most people is a concave function of θ(1 − θ) (Jensen), and so is
+that of three votes out of three. Under it k of m votes are right with probability s^k (1 − s)^(m − k) over the sum of that and
+the same with k and m − k exchanged. Its mean over pairs is what accuracy can be expected at most. s is fitted by maximum
+likelihood to the votes of pairs, given that a majority was found (the others are no pairs); with three votes that matches the
+share of pairs that are not unanimous.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +23,7 @@ from guerdon.evaluation.human_pairs import HumanPair
 from guerdon.metrics.base import FloatArray, MeanMetric, Measure
 from guerdon.metrics.significance import Interval, bootstrap_interval
 
-_GRID = np.exp(np.linspace(np.log(0.02), np.log(200.0), 241))  # of a
+_GRID = np.linspace(0.5, 0.999, 500)  # of s
 
 
 @dataclass(frozen=True)
@@ -28,22 +32,23 @@ class Ceiling:
 
     Attributes:
         pairs: with counted votes.
-        left_out_pairs: those of them with two votes or more.
+        left_out_pairs: those of them that ``leave_one_out`` is measured on.
         leave_one_out: how often a vote agrees with the majority of the others of its pair (a tie of the others counts half),
-            over all votes of pairs with two or more; None where there are none. Ties are no votes.
-        best: upper bound of the accuracy expected of any scorer; None where no pair has two votes.
-        concentration: a; None likewise.
+            over all votes of pairs with an odd number of them, three or more: of an even number those that end level are
+            no pairs, which flatters the rest. None where there are none, or the pairs were chosen for being unanimous.
+        best: upper bound of the accuracy expected of any scorer; None where no pair has three votes or more.
+        behind: s, the share of people behind the better output of each pair; None likewise.
     """
 
     pairs: int
     left_out_pairs: int
     leave_one_out: Interval | None
     best: Interval | None
-    concentration: float | None
+    behind: float | None
 
 
 class _Best(Measure):
-    """The mean of P(θ > ½), a fitted to the same sums: columns are the (k, m) that occur."""
+    """The mean chance that a label is right, s fitted to the same sums: columns are the (k, m) that occur."""
 
     name = label = "best"
 
@@ -65,17 +70,18 @@ class _Best(Measure):
         return np.asarray(total if summed.ndim > 1 else total[0], dtype=np.float64)
 
     def fitted(self, counts: FloatArray) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """The place on the grid of the most likely a, for each row of counts."""
+        """The place on the grid of the most likely s, for each row of counts."""
         return (counts @ self._likelihood).argmax(1)
 
 
 def ceiling(measured: Sequence[HumanPair], everything: Sequence[HumanPair], resamples: int, seed: int) -> Ceiling:
-    """The agreement of people on ``measured`` pairs; a is fitted to ``everything``, whose sources are what is resampled."""
+    """The agreement of people on ``measured`` pairs; s is fitted to ``everything``, whose sources are what is resampled."""
     counted = [pair for pair in measured if pair.votes_for]
-    several = [pair for pair in counted if _votes(pair) >= 2]
-    informing = [pair for pair in everything if pair.votes_for and _votes(pair) >= 2]
+    chosen_by_votes = all(pair.unanimous for pair in counted)
+    odd = [] if chosen_by_votes else [pair for pair in counted if _votes(pair) % 2 and _votes(pair) > 1]
+    informing = [pair for pair in everything if pair.votes_for and _votes(pair) > 2]
     if not informing or not counted:
-        return Ceiling(len(counted), len(several), None, None, None)
+        return Ceiling(len(counted), len(odd), None, None, None)
     kinds, own = sorted({_kind(pair) for pair in informing}), sorted({_kind(pair) for pair in counted})
     best = _Best(kinds, own)
     rows = np.zeros((len(informing) + len(counted), len(kinds) + len(own)))
@@ -87,8 +93,8 @@ def ceiling(measured: Sequence[HumanPair], everything: Sequence[HumanPair], resa
     place = int(best.fitted(sums.sum(0, keepdims=True)[:, : len(kinds)])[0])
     return Ceiling(
         len(counted),
-        len(several),
-        _leave_one_out(several, resamples, seed) if several else None,
+        len(odd),
+        _leave_one_out(odd, resamples, seed) if odd else None,
         bootstrap_interval(best, sums, resamples, seed),
         float(_GRID[place]),
     )
@@ -121,15 +127,13 @@ def _kind(pair: HumanPair) -> tuple[int, int]:
 
 
 def _log_likelihood(k: int, m: int) -> FloatArray:
-    """log P(k or m − k of m votes | a majority was found), for each a of the grid."""
-    from scipy.stats import betabinom  # type: ignore[import-untyped]
-
-    tie = betabinom.pmf(m // 2, m, _GRID, _GRID) if m % 2 == 0 else 0.0
-    return np.asarray(betabinom.logpmf(k, m, _GRID, _GRID) + np.log(2.0) - np.log1p(-tie), dtype=np.float64)
+    """log P(k or m − k of m votes | a majority was found), up to a constant, for each s of the grid."""
+    tie = math.comb(m, m // 2) * (_GRID * (1 - _GRID)) ** (m // 2) if m % 2 == 0 else np.zeros_like(_GRID)
+    ways = _GRID**k * (1 - _GRID) ** (m - k) + _GRID ** (m - k) * (1 - _GRID) ** k
+    return np.asarray(np.log(ways) - np.log1p(-tie), dtype=np.float64)
 
 
 def _label_is_right(k: int, m: int) -> FloatArray:
-    """P(θ > ½) under Beta(a + k, a + m − k), for each a of the grid."""
-    from scipy.special import betaincc  # type: ignore[import-untyped]
-
-    return np.asarray(betaincc(_GRID + k, _GRID + m - k, 0.5), dtype=np.float64)
+    """The chance that k of m votes are on the side of most people, for each s of the grid."""
+    odds = ((1 - _GRID) / _GRID) ** (2 * k - m)
+    return np.asarray(1 / (1 + odds), dtype=np.float64)
