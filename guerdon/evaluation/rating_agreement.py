@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from guerdon.data.comparisons import Rating
 from guerdon.data.draws import generator
@@ -151,13 +152,13 @@ def _pooled(
     return Interval(whole, float(low), float(high))
 
 
-def _rows_of(sources: Sequence[str]) -> list[FloatArray]:
+def _rows_of(sources: Sequence[str]) -> list[NDArray[np.int64]]:
     places = np.unique(np.asarray(sources, dtype=object), return_inverse=True)[1]
-    return [np.flatnonzero(places == place) for place in range(int(places.max()) + 1)]
+    return [np.flatnonzero(places == place).astype(np.int64) for place in range(int(places.max()) + 1)]
 
 
 def _places(values: FloatArray) -> FloatArray:
     """Each value's place among all, in (0, 1); equal ones share theirs."""
-    from scipy.stats import rankdata  # type: ignore[import-untyped]
+    from scipy.stats import rankdata
 
     return np.asarray((rankdata(values) - 0.5) / len(values), dtype=np.float64)

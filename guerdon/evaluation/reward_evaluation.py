@@ -230,7 +230,7 @@ def _length_bias(pairs: JudgedPairs, scores: FloatArray, order: NDArray[np.int64
     def share(signs: NDArray[np.int64]) -> Interval | None:
         if not len(rows):
             return None
-        sums = sums_by_source([pairs.pairs[row].source for row in rows], right(signs[rows]))
+        sums = sums_by_source([pairs.pairs[row].source for row in rows.tolist()], right(signs[rows]))
         return bootstrap_interval(MeanMetric("longer"), sums, *pairs.resampling)
 
     return LengthBias(correlation_of("spearman", scores, words), share(longer * order), share(longer))

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from guerdon.data.files import JSON_LINES, write_jsonl
 from guerdon.data.lines import Row, place
 from guerdon.data.records import FieldMap, read_examples
@@ -25,7 +27,7 @@ from guerdon.pipeline.prepare import reward_context
 from guerdon.pipeline.recipe import read_recipe
 from guerdon.pipeline.sections import EvaluationSection
 from guerdon.rewards.base import Judged, Judgement, Reward
-from guerdon.rewards.build import build_reward
+from guerdon.rewards.build import RewardContext, build_reward
 from guerdon.rewards.function import FunctionReward
 from guerdon.training.progress import Progressing
 
@@ -212,11 +214,13 @@ def check_output(path: Path) -> None:
 
 
 def open_reward(name: str, overrides: Sequence[str] = ()) -> Reward:
-    """The reward that a recipe's file or ``module:function`` names.
+    """The reward that a recipe's file or ``module:function`` names, or that is written as in a recipe: ``{type: chrf}``.
 
     Raises:
-        ConfigurationError: for a recipe without a reward, or a name that is neither.
+        ConfigurationError: for a recipe without a reward, or a name that is none of these.
     """
+    if name.lstrip().startswith(("{", "[")):
+        return _written(name)
     if Path(name).suffix in (".yaml", ".yml"):
         recipe = read_recipe(name, overrides)
         if not recipe.reward:
@@ -224,7 +228,16 @@ def open_reward(name: str, overrides: Sequence[str] = ()) -> Reward:
         return build_reward(recipe.reward, reward_context(recipe))
     if ":" in name:
         return FunctionReward(name)
-    raise ConfigurationError("is no reward", where=name, cure="name a recipe (.yaml) or a module:function")
+    raise ConfigurationError("is no reward", where=name, cure="name a recipe (.yaml), a module:function, or {type: ...}")
+
+
+def _written(text: str) -> Reward:
+    """A reward section, or one part of it, as YAML on one line; paths are relative to the current folder."""
+    try:
+        section = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigurationError("is no YAML", where=text, cure="write e.g. {type: chrf, lowercase: true}") from error
+    return build_reward(section, RewardContext())
 
 
 def _totals(judgement: Judgement) -> list[float]:
