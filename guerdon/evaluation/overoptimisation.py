@@ -66,6 +66,15 @@ class SampledSource:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """A difference of means on the same sources, with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Point:
     """One strength of optimisation.
 
@@ -73,20 +82,13 @@ class Point:
         at: n, or the step.
         kl: to the policy that is optimised, in nats; of best-of-n an upper bound.
         values: mean of the proxy and of each judge.
+        gains: of the same over the first point, paired over sources.
     """
 
     at: int
     kl: float
     values: Mapping[str, Interval]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A difference of means on the same sources, with its interval."""
-
-    value: float
-    low: float
-    high: float
+    gains: Mapping[str, Difference]
 
 
 @dataclass(frozen=True)
@@ -216,11 +218,10 @@ def course(
     draws = generator(options.seed, "bootstrap", n).integers(n, size=(options.resamples, n))
     times = np.stack([np.bincount(row, minlength=n) for row in draws]) / n
     means, resampled = values.mean(0), np.einsum("rs,spc->rpc", times, values)
-    points = []
-    for place, (where, kl) in enumerate(zip(at, kls, strict=True)):
-        known = {column: _interval(float(means[place, c]), resampled[:, place, c]) for c, column in enumerate(names)}
-        known |= {column: Interval(given[place], given[place], given[place]) for column, given in (fixed or {}).items()}
-        points.append(Point(where, kl, known))
+    known = {column: (means[:, c], resampled[:, :, c]) for c, column in enumerate(names)}
+    for column, given in (fixed or {}).items():
+        known[column] = np.array(given), np.array(given)[None]
+    points = [_point(place, where, kl, known) for place, (where, kl) in enumerate(zip(at, kls, strict=True))]
     stops = {column: _stop(at, kls, means[:, c], resampled[:, :, c]) for c, column in enumerate(names) if column != PROXY}
     return Course(name, unit, n, points, stops)
 
@@ -230,9 +231,19 @@ def root_kl(point: Point) -> float:
     return math.sqrt(max(point.kl, 0.0))
 
 
+def _point(place: int, at: int, kl: float, known: Mapping[str, tuple[FloatArray, FloatArray]]) -> Point:
+    """From the means [points] and resampled means [resamples, points] of each column."""
+    values = {name: _interval(means[place], resampled[:, place]) for name, (means, resampled) in known.items()}
+    gains = {
+        name: _difference(means[place] - means[0], resampled[:, place] - resampled[:, 0])
+        for name, (means, resampled) in known.items()
+    }
+    return Point(at, kl, values, gains)
+
+
 def _interval(value: float, resampled: FloatArray) -> Interval:
     low, high = np.percentile(resampled, [2.5, 97.5])
-    return Interval(value, float(low), float(high))
+    return Interval(float(value), float(low), float(high))
 
 
 def _stop(at: Sequence[int], kls: Sequence[float], means: FloatArray, resampled: FloatArray) -> Stop:

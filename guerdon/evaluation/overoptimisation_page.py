@@ -9,7 +9,7 @@ from guerdon.data.files import reported, write_atomically
 from guerdon.evaluation.overoptimisation import PROXY, Course, Difference, Overoptimisation, Stop, root_kl
 from guerdon.evaluation.pages import render_page
 from guerdon.evaluation.plots import WIDE, Chart, Series, line_chart
-from guerdon.evaluation.wording import number, short, signed
+from guerdon.evaluation.wording import between, short, signed
 from guerdon.metrics.significance import Interval
 
 PAGE = "overoptimisation.html"
@@ -79,10 +79,9 @@ def chart(course: Course, spread: Mapping[str, float]) -> Chart | None:
     names: Sequence[str] = sorted(course.points[0].values, key=lambda name: name != PROXY)
     lines = []
     for name, style in zip(names, _STYLES * len(names), strict=False):
-        unit, first = spread.get(name) or 1.0, course.points[0].values[name].value
-        gains = [(root_kl(p), *((end - first) / unit for end in _ends(p.values[name]))) for p in course.points]
-        gains.sort()
-        band = [(x, low, high) for x, _, low, high in gains if high > low]
+        unit = spread.get(name) or 1.0
+        gains = sorted((root_kl(p), *(end / unit for end in _ends(p.gains[name]))) for p in course.points)
+        band = [(x, low, high) for x, _, low, high in gains] if any(high > low for _, _, low, high in gains) else []
         lines.append(Series(name, [(x, value) for x, value, _, _ in gains], style, markers=True, band=band))
     return line_chart(f"Gain in standard deviations: {course.name}", lines, "√KL (nats)", size=WIDE)
 
@@ -95,8 +94,8 @@ def value_text(found: Interval) -> str:
 def difference_text(found: Difference) -> str:
     """A difference with its interval."""
     places = 1 if abs(found.value) >= 10 else 3
-    return f"{signed(found.value, places)} [{number(found.low, places)}, {number(found.high, places)}]"
+    return f"{signed(found.value, places)} {between(found.low, found.high, places)}"
 
 
-def _ends(found: Interval) -> tuple[float, float, float]:
+def _ends(found: Difference) -> tuple[float, float, float]:
     return found.value, found.low, found.high

@@ -15,6 +15,7 @@ from guerdon.evaluation.pages import render_page
 from guerdon.evaluation.plots import Chart, Series, line_chart, share_bar, whisker
 from guerdon.evaluation.reward_results import RewardEvaluation, Scorer
 from guerdon.evaluation.reward_tables import best_group, correlation_text, facts, gap_text, percents, sentences
+from guerdon.evaluation.wording import signed
 from guerdon.metrics.significance import Comparison, Interval
 
 PAGE = "reward_evaluation.html"
@@ -82,6 +83,7 @@ def render(found: RewardEvaluation) -> str:
         more_systems=max(0, len(found.system_pairs) - _MOST_SYSTEM_PAIRS),
         percents=percents,
         percent=percent,
+        signed=signed,
         ranks=found.system_ranks,
         facts=facts(found),
         best=name,
@@ -108,7 +110,7 @@ def _cell(share: Interval, tied: float) -> Cell:
 
 
 def _gaps(scorer: Scorer) -> list[Gap]:
-    return [_gap(group, ahead) for group, ahead in scorer.ahead.items()]
+    return [_gap(group, ahead) for group, ahead in scorer.ahead.items() if group in ("all", "unanimous")]
 
 
 def _gap(group: str, ahead: Comparison) -> Gap:
