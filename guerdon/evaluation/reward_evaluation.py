@@ -18,7 +18,7 @@ from guerdon.evaluation.audit import name_of
 from guerdon.evaluation.audit_scores import Resampling, Scores
 from guerdon.evaluation.calibration import Calibration, calibration, cross_fitted
 from guerdon.evaluation.ceiling import ceiling
-from guerdon.evaluation.folds import sums_by_source
+from guerdon.evaluation.folds import folds_of, sums_by_source
 from guerdon.evaluation.human_pairs import HumanPair, voted_pairs
 from guerdon.evaluation.judged_pairs import JudgedPairs, KnownPair, order_of, pair_scores, right, with_examples
 from guerdon.evaluation.learning_curve import Trainer, learning_curve
@@ -109,6 +109,7 @@ def evaluate_reward(
     if not known:
         raise DataError("there is no pair that people decided", where="evaluate", cure="give comparisons with votes")
     _check_apart(known, training)
+    folds_of([entry.pair.source for entry in known], chosen.folds, chosen.seed)  # refuses too few before anything is judged
     shown.begin("evaluate", 3)
     scores, judgement = pair_scores(reward, known, chosen.normalisation)
     known, scores, not_applied = _where_it_applies(known, scores)
