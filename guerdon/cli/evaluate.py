@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,44 +12,38 @@ from guerdon.cli.common import Json, Overrides, answer, progress, table
 OF_OUTPUTS, OF_REWARDS = "Of a file of outputs", "Of a reward"
 
 
+def of_outputs(text: str) -> Any:
+    """An option that is about a file of outputs."""
+    return typer.Option(help=text, rich_help_panel=OF_OUTPUTS)
+
+
+def of_rewards(text: str, *names: str, metavar: str | None = None) -> Any:
+    """An option that is about a reward."""
+    return typer.Option(*names, help=text, rich_help_panel=OF_REWARDS, metavar=metavar)
+
+
+Fields = Annotated[list[str] | None, of_rewards("A field's name, e.g. source=prompt; repeatable.", metavar="NAME=FIELD")]
+
+
 def evaluate(
     context: typer.Context,
     what: Annotated[
         str, typer.Argument(metavar="OUTPUTS|REWARD", help="A file of outputs with references; or, with --pairs, a reward.")
     ],
-    against: Annotated[
-        Path | None, typer.Option(help="Another file of outputs for the same sources.", rich_help_panel=OF_OUTPUTS)
-    ] = None,
-    lowercase: Annotated[bool, typer.Option(help="BLEU, chrF and TER ignore case.", rich_help_panel=OF_OUTPUTS)] = False,
-    slots: Annotated[
-        Path | None, typer.Option(help="A file of slot patterns: adds slot errors.", rich_help_panel=OF_OUTPUTS)
-    ] = None,
-    references: Annotated[
-        str, typer.Option(help="The field that holds the references.", rich_help_panel=OF_OUTPUTS)
-    ] = "references",
-    pairs: Annotated[
-        Path | None, typer.Option(help="Comparisons by people: evaluates a reward.", rich_help_panel=OF_REWARDS)
-    ] = None,
-    ratings: Annotated[Path | None, typer.Option(help="Ratings by people.", rich_help_panel=OF_REWARDS)] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Records of the same sources, for references.", rich_help_panel=OF_REWARDS)
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Takes the judgements of this split.", rich_help_panel=OF_REWARDS)] = None,
-    train: Annotated[
-        Path | None, typer.Option(help="Comparisons that the linear model is trained on.", rich_help_panel=OF_REWARDS)
-    ] = None,
-    train_split: Annotated[
-        str | None, typer.Option(help="Of --train, or of --pairs: trains on this split.", rich_help_panel=OF_REWARDS)
-    ] = None,
-    aspect: Annotated[str | None, typer.Option(help="Takes what was judged for this.", rich_help_panel=OF_REWARDS)] = None,
-    field: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=FIELD", help="A field's name, e.g. source=prompt; repeatable.", rich_help_panel=OF_REWARDS),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A folder for page and JSON.", rich_help_panel=OF_REWARDS)
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of folds and draws.", rich_help_panel=OF_REWARDS)] = 1,
+    against: Annotated[Path | None, of_outputs("Another file of outputs for the same sources.")] = None,
+    lowercase: Annotated[bool, of_outputs("BLEU, chrF and TER ignore case.")] = False,
+    slots: Annotated[Path | None, of_outputs("A file of slot patterns: adds slot errors.")] = None,
+    references: Annotated[str, of_outputs("The field that holds the references.")] = "references",
+    pairs: Annotated[Path | None, of_rewards("Comparisons by people: evaluates a reward.")] = None,
+    ratings: Annotated[Path | None, of_rewards("Ratings by people.")] = None,
+    data: Annotated[Path | None, of_rewards("Records of the same sources, for references.")] = None,
+    split: Annotated[str | None, of_rewards("Takes the judgements of this split.")] = None,
+    train: Annotated[Path | None, of_rewards("Comparisons that the linear model is trained on.")] = None,
+    train_split: Annotated[str | None, of_rewards("Of --train, or of --pairs: trains on this split.")] = None,
+    aspect: Annotated[str | None, of_rewards("Takes what was judged for this.")] = None,
+    field: Fields = None,
+    output: Annotated[Path | None, of_rewards("A folder for page and JSON.", "--output", "-o")] = None,
+    seed: Annotated[int, of_rewards("Of folds and draws.")] = 1,
     overrides: Overrides = None,
     bootstrap: Annotated[int, typer.Option(help="Resamples of each interval.")] = 1000,
     json_output: Json = False,

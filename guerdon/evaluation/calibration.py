@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from guerdon.data.draws import generator
 from guerdon.evaluation.folds import folds_of, sums_by_source
-from guerdon.metrics.base import FloatArray, MeanMetric, Measure
+from guerdon.metrics.base import FloatArray, MeanMetric
 from guerdon.metrics.significance import Interval, bootstrap_interval
 
 _CHANCE_DRAWS = 1000
@@ -44,7 +44,8 @@ class Calibration:
         pairs: measured on.
         temperature: T; the mean over folds where each has its own.
         ece: expected calibration error: the mean over bins of |share right − mean confidence|, weighted by their pairs (Naeini
-            et al. 2015), with bins of equal mass (Nguyen and O'Connor 2015). Never 0 for finite n.
+            et al. 2015), with bins of equal mass (Nguyen and O'Connor 2015). Never 0 for finite n, and larger still in
+            resamples: its interval is that of the bootstrap less the bootstrap's own bias.
         ece_by_chance: what a reward that is calibrated perfectly, with these confidences, has on average over draws of labels.
         brier: mean of (1 − p)².
         bins: in order of confidence.
@@ -56,21 +57,6 @@ class Calibration:
     ece_by_chance: float
     brier: Interval
     bins: tuple[Bin, ...]
-
-
-class _CalibrationError(Measure):
-    """ECE with fixed bins, as a function of sums over pairs: Σ_b |Σ_(i in b) (right − confidence)| / n."""
-
-    name = label = "ece"
-    higher_is_better = False
-
-    def score(self, summed: Sequence[float]) -> float:
-        """Of sums [bins + 1], the number of pairs last."""
-        return float(np.abs(summed[:-1]).sum() / summed[-1])
-
-    def aggregate(self, summed: FloatArray) -> FloatArray:
-        """Of each row of sums."""
-        return np.asarray(np.abs(summed[..., :-1]).sum(-1) / summed[..., -1], dtype=np.float64)
 
 
 def probabilities(margins: FloatArray, temperature: FloatArray | float = 1.0) -> FloatArray:
@@ -128,7 +114,7 @@ def calibration(
     return Calibration(
         len(margins),
         float(np.mean(temperature)),
-        bootstrap_interval(_CalibrationError(), _bin_sums(right - confidence, places, sources), resamples, seed),
+        error_interval(_bin_sums(right - confidence, places, sources), resamples, seed),
         chance_error(confidence, places, seed),
         bootstrap_interval(brier, squares, resamples, seed),
         tuple(_bin(places == number, confidence, right) for number in range(int(places.max()) + 1)),
@@ -140,6 +126,20 @@ def equal_mass(values: FloatArray, bins: int) -> NDArray[np.int64]:
     places = np.empty(len(values), dtype=np.int64)
     places[np.argsort(values, kind="stable")] = np.arange(len(values)) * min(bins, len(values)) // len(values)
     return places
+
+
+def error_interval(sums: FloatArray, resamples: int, seed: int) -> Interval:
+    """ECE = Σ_b |Σ right − confidence| / n of sums by source, [sources, bins + 1] with the number of pairs last.
+
+    The percentiles of the bootstrap are moved by what its mean exceeds the value: noise adds to every |·|.
+    """
+    n = len(sums)
+    draws = generator(seed, "bootstrap", n).integers(n, size=(resamples, n))
+    times = np.stack([np.bincount(row, minlength=n) for row in draws])
+    value = float(np.abs(sums.sum(0)[:-1]).sum() / sums[:, -1].sum())
+    resampled = np.abs((times @ sums)[:, :-1]).sum(1) / (times @ sums[:, -1])
+    low, high = np.percentile(resampled, [2.5, 97.5]) - (resampled.mean() - value)
+    return Interval(value, max(0.0, float(low)), float(high))
 
 
 def chance_error(confidence: FloatArray, places: NDArray[np.int64], seed: int) -> float:

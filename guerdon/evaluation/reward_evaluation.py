@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from guerdon.errors import ConfigurationError, DataError
 from guerdon.evaluation.audit import name_of
 from guerdon.evaluation.audit_scores import Resampling, Scores
 from guerdon.evaluation.calibration import Calibration, calibration, cross_fitted
-from guerdon.evaluation.ceiling import ceiling
+from guerdon.evaluation.ceiling import Ceiling, ceiling
 from guerdon.evaluation.folds import folds_of, sums_by_source
 from guerdon.evaluation.human_pairs import HumanPair, voted_pairs
 from guerdon.evaluation.judged_pairs import JudgedPairs, KnownPair, order_of, pair_scores, right, with_examples
@@ -32,6 +33,8 @@ from guerdon.metrics.significance import Interval, bootstrap_interval
 from guerdon.rewards.base import Reward
 from guerdon.rewards.normalise import NormaliserOptions
 from guerdon.training.progress import Progressing, Silent
+
+NOT_APPLIED = "to which the reward does not apply"
 
 
 @dataclass(frozen=True)
@@ -105,54 +108,55 @@ def evaluate_reward(
     """
     chosen, shown = options or RewardEvaluationOptions(), progress or Silent()
     voted = voted_pairs(comparisons)
-    known = with_examples(voted.pairs, examples)
-    if not known:
-        raise DataError("there is no pair that people decided", where="evaluate", cure="give comparisons with votes")
-    _check_apart(known, training)
-    folds_of([entry.pair.source for entry in known], chosen.folds, chosen.seed)  # refuses too few before anything is judged
-    shown.begin("evaluate", 3)
+    known = _known(voted.pairs, training, examples, chosen)
+    shown.begin("evaluate", 2)
     scores, judgement = pair_scores(reward, known, chosen.normalisation)
-    known, scores, not_applied = _where_it_applies(known, scores)
+    known, scores, left_out = _where_it_applies(known, scores)
     pairs = JudgedPairs([entry.pair for entry in known], Resampling(chosen.resamples, chosen.seed))
+    order = order_of(scores.values)
     shown.advance(1, {})
     trained = voted_pairs(training).pairs
     linear = train_linear(trained, chosen.linear) if trained else None
-    shown.advance(2, {})
-    order = order_of(scores.values)
     scorers = _scorers(pairs, known, order, linear, trained, examples, chosen)
+    shown.advance(2, {})
     make: Trainer = train or (lambda given: train_linear(given, chosen.linear))
     curve = learning_curve(make, trained, known, pairs, chosen.curve, chosen.normalisation) if trained else []
-    shown.advance(3, {})
     shown.end()
-    ranks = system_ranks(pairs, order)
-    aspects = {comparison.aspect for comparison in comparisons if comparison.aspect}
     return RewardEvaluation(
         reward=name_of(judgement),
         data=data,
-        aspect=", ".join(sorted(aspects)),
+        aspect=", ".join(sorted({comparison.aspect for comparison in comparisons if comparison.aspect})),
         pairs=len(known),
         sources=len(set(pairs.sources)),
-        dropped={**voted.dropped, **({"to which the reward does not apply": not_applied} if not_applied else {})},
-        training_pairs=0 if linear is None else linear.pairs,
-        training="" if linear is None else _told(linear),
+        dropped={**voted.dropped, **left_out},
+        **_training(linear),
         scorers=[Scorer("reward", name_of(judgement), pairs.agreements(order)), *scorers],
-        ceilings={
-            name: ceiling([pairs.pairs[row] for row in rows], pairs.pairs, *pairs.resampling)
-            for name, rows in pairs.groups().items()
-        },
+        ceilings=_ceilings(pairs),
         calibration=_calibrations(pairs, known, scores.values, linear, chosen),
         ratings=_rating_agreement(reward, ratings, examples, chosen),
         length=_length_bias(pairs, scores.values, order),
-        system_pairs=system_pairs(pairs, order),
-        system_ranks=ranks,
-        system_correlation=system_correlation(ranks),
+        **_systems(pairs, order),
         curve=curve,
         options={name: value for name, value in asdict(chosen).items() if name != "normalisation"},
     )
 
 
-def _check_apart(known: Sequence[KnownPair], training: Sequence[Comparison]) -> None:
-    shared = {entry.pair.source for entry in known} & {comparison.source for comparison in training}
+def _known(
+    pairs: Sequence[HumanPair],
+    training: Sequence[Comparison],
+    examples: Sequence[Example],
+    options: RewardEvaluationOptions,
+) -> list[KnownPair]:
+    """The pairs to evaluate; whatever is wrong with them is said before anything is judged."""
+    if not pairs:
+        raise DataError("there is no pair that people decided", where="evaluate", cure="give comparisons with votes")
+    _check_apart(pairs, training)
+    folds_of([pair.source for pair in pairs], options.folds, options.seed)
+    return with_examples(pairs, examples)
+
+
+def _check_apart(pairs: Sequence[HumanPair], training: Sequence[Comparison]) -> None:
+    shared = {pair.source for pair in pairs} & {comparison.source for comparison in training}
     if shared:
         raise DataError(
             f"{len(shared)} sources are both trained on and evaluated, such as {min(shared)[:60]!r}",
@@ -161,14 +165,22 @@ def _check_apart(known: Sequence[KnownPair], training: Sequence[Comparison]) -> 
         )
 
 
-def _where_it_applies(known: list[KnownPair], scores: Scores) -> tuple[list[KnownPair], Scores, int]:
+def _where_it_applies(known: list[KnownPair], scores: Scores) -> tuple[list[KnownPair], Scores, dict[str, int]]:
     n = len(known)
     both = scores.applies[:n] & scores.applies[n:]
     if not both.any():
         raise DataError("the reward applies to no pair", where="evaluate", cure="give pairs of sources that it is about")
     kept = np.concatenate([both, both])
     left = [entry for entry, applies in zip(known, both, strict=True) if applies]
-    return left, replace(scores, values=scores.values[kept], applies=scores.applies[kept]), n - len(left)
+    left_out = {NOT_APPLIED: n - len(left)} if len(left) < n else {}
+    return left, replace(scores, values=scores.values[kept], applies=scores.applies[kept]), left_out
+
+
+def _ceilings(pairs: JudgedPairs) -> dict[str, Ceiling]:
+    return {
+        name: ceiling([pairs.pairs[row] for row in rows], pairs.pairs, *pairs.resampling)
+        for name, rows in pairs.groups().items()
+    }
 
 
 def _scorers(
@@ -237,6 +249,14 @@ def _length_bias(pairs: JudgedPairs, scores: FloatArray, order: NDArray[np.int64
     return LengthBias(correlation_of("spearman", scores, words), share(longer * order), share(longer))
 
 
-def _told(linear: LinearPreference) -> str:
+def _training(linear: LinearPreference | None) -> dict[str, Any]:
+    if linear is None:
+        return {"training_pairs": 0, "training": ""}
     which = "unanimous pairs" if linear.unanimous else "pairs"
-    return f"{linear.pairs} {which}, L2 strength {linear.strength:g}"
+    return {"training_pairs": linear.pairs, "training": f"{linear.pairs} {which}, L2 strength {linear.strength:g}"}
+
+
+def _systems(pairs: JudgedPairs, order: NDArray[np.int64]) -> dict[str, Any]:
+    ranks = system_ranks(pairs, order)
+    found = {"system_pairs": system_pairs(pairs, order), "system_ranks": ranks}
+    return {**found, "system_correlation": system_correlation(ranks)}

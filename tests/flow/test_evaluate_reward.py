@@ -30,14 +30,20 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def pairs(here: Path) -> Path:
     """People prefer the longer text, in two splits and for two aspects."""
+    votes = [{"votes_for": 2 + n % 2, "votes_against": n % 2, "votes_tie": 0} for n in range(48)]
+    texts = [{"chosen": f"a longer text {n} of words", "rejected": f"short {n}"} for n in range(48)]
     rows = [
         {
-            "mr": f"{split} {n % 12}", "chosen": f"a longer text {n} of words", "rejected": f"short {n}",
-            "votes_for": 2 + n % 2, "votes_against": n % 2, "votes_tie": 0, "split": split, "aspect": "truth" if n % 12 < 6 else "style", "id": n,
+            "mr": f"{split} {n % 12}",
+            **texts[n],
+            **votes[n],
+            "split": split,
+            "aspect": "truth" if n % 12 < 6 else "style",
+            "id": n,
         }
         for split in ("train", "valid")
         for n in range(48)
-    ]  # fmt: skip
+    ]
     return write_rows(here / "pairs.jsonl", rows)
 
 

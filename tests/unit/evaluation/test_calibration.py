@@ -143,3 +143,20 @@ def test_chance_of_one_sure_bin_is_none_and_of_coins_is_their_mean_deviation():
     n = 100
     expected = sum(math.comb(n, k) / 2**n * abs(k / n - 0.5) for k in range(n + 1))
     assert chance_error(np.full(n, 0.5), np.zeros(n, dtype=np.int64), 1) == pytest.approx(expected, rel=0.08)
+
+
+def test_the_interval_of_the_error_is_about_the_error():
+    """Of a small calibrated set the plain percentiles lie above the value itself."""
+    for seed in range(10):
+        found = calibration(made(120, 1.0, seed), np.ones(120), [str(i % 60) for i in range(120)], 8, 300, 1).ece
+        assert 0 <= found.low < found.value < found.high
+
+
+def test_the_interval_of_the_error_covers_a_known_one():
+    """All pairs have the confidence 0.8 and are right in half of cases: the error is 0.3."""
+    size, held = math.log(4), 0
+    for seed in range(60):
+        signs = np.where(np.random.default_rng(seed).random(100) < 0.5, 1.0, -1.0)
+        found = calibration(size * signs, np.ones(100), [str(i) for i in range(100)], 2, 200, 1).ece
+        held += found.low <= 0.3 <= found.high
+    assert held >= 52
