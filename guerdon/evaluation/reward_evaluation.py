@@ -25,7 +25,7 @@ from guerdon.evaluation.judged_pairs import JudgedPairs, KnownPair, order_of, pa
 from guerdon.evaluation.learning_curve import Trainer, learning_curve
 from guerdon.evaluation.linear_preference import LinearOptions, LinearPreference, train_linear
 from guerdon.evaluation.rating_agreement import RatingScale, correlation_of, rating_agreement
-from guerdon.evaluation.reward_results import LengthBias, RatingAgreement, RewardEvaluation, Scorer
+from guerdon.evaluation.reward_results import CurvePoint, LengthBias, RatingAgreement, RewardEvaluation, Scorer
 from guerdon.evaluation.simple_scorers import lengths, simple_orders
 from guerdon.evaluation.system_pairs import system_correlation, system_pairs, system_ranks
 from guerdon.metrics.base import FloatArray, MeanMetric
@@ -109,7 +109,7 @@ def evaluate_reward(
     chosen, shown = options or RewardEvaluationOptions(), progress or Silent()
     voted = voted_pairs(comparisons)
     known = _known(voted.pairs, training, examples, chosen)
-    shown.begin("evaluate", 2)
+    shown.begin("evaluate", 1)
     scores, judgement = pair_scores(reward, known, chosen.normalisation)
     known, scores, left_out = _where_it_applies(known, scores)
     pairs = JudgedPairs([entry.pair for entry in known], Resampling(chosen.resamples, chosen.seed))
@@ -118,9 +118,7 @@ def evaluate_reward(
     trained = voted_pairs(training).pairs
     linear = train_linear(trained, chosen.linear) if trained else None
     scorers = _scorers(pairs, known, order, linear, trained, examples, chosen)
-    shown.advance(2, {})
-    make: Trainer = train or (lambda given: train_linear(given, chosen.linear))
-    curve = learning_curve(make, trained, known, pairs, chosen.curve, chosen.normalisation) if trained else []
+    curve = _curve(train, trained, known, pairs, chosen)
     shown.end()
     return RewardEvaluation(
         reward=name_of(judgement),
@@ -137,7 +135,7 @@ def evaluate_reward(
         length=_length_bias(pairs, scores.values, order),
         **_systems(pairs, order),
         curve=curve,
-        options={name: value for name, value in asdict(chosen).items() if name != "normalisation"},
+        options=asdict(chosen),
     )
 
 
@@ -174,6 +172,17 @@ def _where_it_applies(known: list[KnownPair], scores: Scores) -> tuple[list[Know
     left = [entry for entry, applies in zip(known, both, strict=True) if applies]
     left_out = {NOT_APPLIED: n - len(left)} if len(left) < n else {}
     return left, replace(scores, values=scores.values[kept], applies=scores.applies[kept]), left_out
+
+
+def _curve(
+    train: Trainer | None,
+    trained: Sequence[HumanPair],
+    known: Sequence[KnownPair],
+    pairs: JudgedPairs,
+    options: RewardEvaluationOptions,
+) -> list[CurvePoint]:
+    make: Trainer = train or (lambda given: train_linear(given, options.linear))
+    return learning_curve(make, trained, known, pairs, options.curve, options.normalisation) if trained else []
 
 
 def _ceilings(pairs: JudgedPairs) -> dict[str, Ceiling]:
