@@ -56,6 +56,11 @@ def test_noise_asks_for_a_stronger_penalty_and_a_higher_temperature():
     assert (clean.strength, noisy.strength) == (0.01, 30.0)
 
 
+def test_the_temperature_makes_up_for_shrunken_weights():
+    weak, strong = (train_linear(planted(), LinearOptions(strengths=(strength,), folds=3)) for strength in (1.0, 300.0))
+    assert strong.temperature < 0.3 * weak.temperature
+
+
 def test_the_optimum_is_that_of_another_optimiser():
     from scipy.sparse import csr_matrix
 

@@ -96,6 +96,16 @@ def test_baselines_are_turned_by_other_sources_and_paired():
     assert found.length.people_longer.value == 1.0
 
 
+def test_who_prefers_the_longer_output():
+    texts = ("a long text here", "short")
+    pairs = [Comparison(f"s{n}", texts if n % 3 else texts[::-1], (1, 2), meta={"id": n}) for n in range(30)]
+    found = evaluate_reward(FunctionReward(lambda s, o, r: [-len(t) for t in o], name="brevity"), pairs, options=OPTIONS)
+    assert found.length.reward_longer is not None
+    assert found.length.people_longer is not None
+    assert (found.length.reward_longer.value, found.length.people_longer.value) == (0.0, pytest.approx(20 / 30))
+    assert found.length.correlation == pytest.approx(-1.0)
+
+
 def test_the_linear_model_is_trained_on_other_sources_alone():
     found = evaluated(training=judged("training"))
     (linear,) = (scorer for scorer in found.scorers if scorer.name == "linear")
