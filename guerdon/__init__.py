@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from guerdon.data.tokenizer import Tokenizer
     from guerdon.evaluation.audit import AuditOptions, audit
     from guerdon.evaluation.requirements import Requirement
+    from guerdon.evaluation.reward_evaluation import RewardEvaluationOptions, evaluate_reward
     from guerdon.generator import Generator, Output, load
     from guerdon.stages.finetune import FinetuneConfig, finetune
     from guerdon.stages.prefer import prefer
@@ -65,12 +66,14 @@ __all__ = [
     "ReinforceConfig",
     "Requirement",
     "RewardError",
+    "RewardEvaluationOptions",
     "RewardModelConfig",
     "Tokenizer",
     "TrainingError",
     "__version__",
     "audit",
     "comparisons_from_reward",
+    "evaluate_reward",
     "finetune",
     "load",
     "metrics",
@@ -97,10 +100,12 @@ _HOMES = {
     "Rating": "guerdon.data.comparisons",
     "ReinforceConfig": "guerdon.training.reinforcement",
     "Requirement": "guerdon.evaluation.requirements",
+    "RewardEvaluationOptions": "guerdon.evaluation.reward_evaluation",
     "RewardModelConfig": "guerdon.training.reward_training",
     "Tokenizer": "guerdon.data.tokenizer",
     "audit": "guerdon.evaluation.audit",
     "comparisons_from_reward": "guerdon.training.drawn",
+    "evaluate_reward": "guerdon.evaluation.reward_evaluation",
     "finetune": "guerdon.stages.finetune",
     "load": "guerdon.generator",
     "metrics": None,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from guerdon import __version__
-from guerdon.cli import audit, check, compare, evaluate, generate, quickstart, report, run, score
+from guerdon.cli import audit, check, compare, evaluate, generate, overoptimise, quickstart, report, run, score
 from guerdon.cli.common import run_command
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ VERBS = (
     score.score,
     audit.audit,
     evaluate.evaluate,
+    overoptimise.overoptimise,
     compare.compare,
     report.report,
 )

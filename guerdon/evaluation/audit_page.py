@@ -11,11 +11,11 @@ from markupsafe import Markup
 from guerdon.data.files import reported, write_atomically
 from guerdon.evaluation.audit_results import Audit, Preference, Shown
 from guerdon.evaluation.audit_wording import facts, findings, interval_of, percent
+from guerdon.evaluation.plots import share_bar
 from guerdon.evaluation.probes import PROBES, Probe
 from guerdon.evaluation.wording import short, signed
 
 AUDIT_PAGE = "audit.html"
-_WIDTH = 120  # of a bar, in its own units
 
 
 class Cell(NamedTuple):
@@ -92,11 +92,4 @@ def _cell(found: Preference | None, failed: bool) -> Cell | None:
 
 def bar(found: Preference) -> Markup:
     """A bar: the share that is preferred, ties fainter behind it, half way marked, and the interval drawn over it."""
-    preferred, tied, low, high = (
-        _WIDTH * share for share in (found.preferred.value, found.tied, found.preferred.low, found.preferred.high)
-    )
-    return Markup(
-        '<svg class="bar" viewBox="0 0 {} 14" aria-hidden="true"><rect class="track" width="{}" height="14"/>'
-        '<rect class="share" width="{:.1f}" height="14"/><rect class="ties" x="{:.1f}" width="{:.1f}" height="14"/>'
-        '<path class="half" d="M{} 0V14"/><path class="span" d="M{:.1f} 7H{:.1f}"/></svg>'
-    ).format(_WIDTH, _WIDTH, preferred, preferred, tied, _WIDTH // 2, low, high)
+    return share_bar(found.preferred.value, found.preferred.low, found.preferred.high, found.tied)

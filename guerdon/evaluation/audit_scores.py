@@ -148,15 +148,18 @@ def _agreements(
     applies = scores.applies[:n] & scores.applies[n:]
     unanimous = np.array([pair.unanimous for pair in pairs])
     return {
-        name: _agreement(order, [row for row in range(n) if kept[row]], pairs, resampling)
+        name: agreement(order, [row for row in range(n) if kept[row]], pairs, resampling)
         for name, kept in (("all", applies), ("unanimous", applies & unanimous))
     }
 
 
-def _agreement(
+def agreement(
     order: NDArray[np.int64], rows: Sequence[int], pairs: Sequence[HumanPair], resampling: Resampling
 ) -> Agreement | None:
-    """Sources are resampled, not pairs: those of one source are not independent."""
+    """How often the signs of ``order`` [pairs] are those of people, over some ``rows``; None where there are none.
+
+    Sources are resampled, not pairs: those of one source are not independent.
+    """
     if not rows:
         return None
     of_source: dict[str, list[float]] = {}

@@ -15,6 +15,7 @@ Point = tuple[float, float]
 NARROW, WIDE = (420, 250), (680, 330)
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 10, 46
 _MOST_POINTS = 240
+_BAR = 120  # width of a bar, in its own units
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,16 @@ def whisker(low: float, value: float, high: float, scale: float) -> Markup:
         '<svg class="whisker {}" viewBox="0 0 140 14" aria-hidden="true"><path class="zero" d="M70 0V14"/>'
         '<path class="span" d="M{:.1f} 7H{:.1f}"/><circle cx="{:.1f}" cy="7" r="3.5"/></svg>'
     ).format(side, x[0], x[2], x[1])
+
+
+def share_bar(share: float, low: float, high: float, tied: float = 0.0, mark: float = 0.5) -> Markup:
+    """A share as a bar, ties fainter behind it, a mark over it (dashed), and the interval drawn over it."""
+    filled, behind, left, right, dashed = (_BAR * number for number in (share, tied, low, high, mark))
+    return Markup(
+        '<svg class="bar" viewBox="0 0 {} 14" aria-hidden="true"><rect class="track" width="{}" height="14"/>'
+        '<rect class="share" width="{:.1f}" height="14"/><rect class="ties" x="{:.1f}" width="{:.1f}" height="14"/>'
+        '<path class="half" d="M{:.0f} 0V14"/><path class="span" d="M{:.1f} 7H{:.1f}"/></svg>'
+    ).format(_BAR, _BAR, filled, filled, behind, dashed, left, right)
 
 
 def thinned(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from guerdon.data.files import JSON_LINES, write_jsonl
 from guerdon.data.lines import Row, place
 from guerdon.data.records import FieldMap, read_examples
@@ -25,7 +27,7 @@ from guerdon.pipeline.prepare import reward_context
 from guerdon.pipeline.recipe import read_recipe
 from guerdon.pipeline.sections import EvaluationSection
 from guerdon.rewards.base import Judged, Judgement, Reward
-from guerdon.rewards.build import build_reward
+from guerdon.rewards.build import RewardContext, build_reward
 from guerdon.rewards.function import FunctionReward
 from guerdon.rewards.learned import LearnedReward
 from guerdon.training.progress import Progressing
@@ -215,10 +217,14 @@ def check_output(path: Path) -> None:
 def open_reward(name: str, overrides: Sequence[str] = ()) -> Reward:
     """The reward that a recipe's file, the folder of a reward model or of a run with one, or ``module:function`` names.
 
+    It may also be written as in a recipe: ``{type: chrf}``.
+
     Raises:
         ConfigurationError: for a recipe without a reward, or a name that is none of these.
         DataError: for a folder without a reward model.
     """
+    if name.lstrip().startswith(("{", "[")):
+        return _written(name)
     if Path(name).is_dir():
         return LearnedReward.load(name)
     if Path(name).suffix in (".yaml", ".yml"):
@@ -229,8 +235,17 @@ def open_reward(name: str, overrides: Sequence[str] = ()) -> Reward:
     if ":" in name:
         return FunctionReward(name)
     raise ConfigurationError(
-        "is no reward", where=name, cure="name a recipe (.yaml), a reward model's folder or a module:function"
+        "is no reward", where=name, cure="name a recipe (.yaml), a reward model's folder, a module:function, or {type: ...}"
     )
+
+
+def _written(text: str) -> Reward:
+    """A reward section, or one part of it, as YAML on one line; paths are relative to the current folder."""
+    try:
+        section = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigurationError("is no YAML", where=text, cure="write e.g. {type: chrf, lowercase: true}") from error
+    return build_reward(section, RewardContext())
 
 
 def _totals(judgement: Judgement) -> list[float]:
