@@ -96,7 +96,7 @@ def audit(
     scale = Scale(chosen.normalisation, judgement, sources)
     series = all_scores(judgement, scale, places, name_of(judgement))
     known, left_out = _usable(pairs, subjects.examples, reward.needs_references)
-    found = _findings(series, rows, sources, _decided(reward, known, scale), (chosen.resamples, chosen.seed))
+    found = _findings(series, rows, sources, _decided(reward, known, scale), Resampling(chosen.resamples, chosen.seed))
     checks = _checks(reward, judged, judgement, places, sources, chosen.seed)
     return Audit(
         reward=series[0].name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,6 @@ from guerdon.metrics.base import FloatArray, MeanMetric
 from guerdon.metrics.significance import bootstrap_interval, wilson_interval
 from guerdon.rewards.base import Judgement
 
-Resampling = tuple[int, int]
-"""Resamples of each bootstrap interval, and their seed."""
 _TIE_SPREAD, _TIE_ROUNDING = 1e-4, 1e-6  # of the spread over references, and of the size of the scores
 
 
@@ -37,6 +36,13 @@ class Scores:
     weight: float
     values: FloatArray
     applies: NDArray[np.bool_]
+
+
+class Resampling(NamedTuple):
+    """Resamples of each bootstrap interval, and their seed."""
+
+    samples: int
+    seed: int
 
 
 def all_scores(judgement: Judgement, scale: Scale, groups: Sequence[int], name: str) -> list[Scores]:
