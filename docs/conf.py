@@ -36,6 +36,8 @@ autodoc_typehints_format = "fully-qualified"
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True  # attributes as fields: a dataclass would otherwise document each of them twice
 # Links are checked within guerdon; what belongs to other libraries cannot be looked up without a network.
+# "low, high: the interval's ends" documents two attributes; Sphinx takes each for a reference, and finds several of the name.
+suppress_warnings = ["ref.python"]
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!guerdon\.).*"),
     (r"py:.*", r"guerdon\.(\w+\.)*_\w+"),  # private

@@ -43,7 +43,7 @@ class Calibration:
     Attributes:
         pairs: measured on.
         temperature: T; the mean over folds where each has its own.
-        ece: expected calibration error: the mean over bins of |share right − mean confidence|, weighted by their pairs (Naeini
+        ece: expected calibration error: the mean over bins of abs(share right − mean confidence), weighted by their pairs (Naeini
             et al. 2015), with bins of equal mass (Nguyen and O'Connor 2015). Never 0 for finite n, and larger still in
             resamples: its interval is that of the bootstrap less the bootstrap's own bias.
         ece_by_chance: what a reward that is calibrated perfectly, with these confidences, has on average over draws of labels.
@@ -129,9 +129,9 @@ def equal_mass(values: FloatArray, bins: int) -> NDArray[np.int64]:
 
 
 def error_interval(sums: FloatArray, resamples: int, seed: int) -> Interval:
-    """ECE = Σ_b |Σ right − confidence| / n of sums by source, [sources, bins + 1] with the number of pairs last.
+    """ECE = Σ_b abs(Σ right − confidence) / n of sums by source, [sources, bins + 1] with the number of pairs last.
 
-    The percentiles of the bootstrap are moved by what its mean exceeds the value: noise adds to every |·|.
+    The percentiles of the bootstrap are moved by what its mean exceeds the value: noise adds to every absolute value.
     """
     n = len(sums)
     draws = generator(seed, "bootstrap", n).integers(n, size=(resamples, n))

@@ -2,7 +2,7 @@
 
 P(chosen ≻ rejected) = σ(w·(f(chosen) − f(rejected))), with f(y) the counts of the 1- to 3-grams of y, its beginning and end
 marked (Bradley and Terry 1952, Biometrika 39:324; the paired logistic regression of Chen et al. 2016). The penalty
-(λ/2)·|w|² is chosen by cross-validation over sources.
+λ/2 · ‖w‖² is chosen by cross-validation over sources.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def grams(text: str) -> Counter[Gram]:
 
 
 def fit_weights(features: _Sparse, strength: float) -> FloatArray:
-    """argmin over w of Σ log(1 + e^(−x·w)) + (λ/2)·|w|², by L-BFGS; ``features`` [pairs, grams] are differences x."""
+    """argmin over w of Σ log(1 + e^(−x·w)) + λ/2 · ‖w‖², by L-BFGS; ``features`` [pairs, grams] are differences x."""
     from scipy.optimize import minimize  # type: ignore[import-untyped]
     from scipy.special import expit  # type: ignore[import-untyped]
 
