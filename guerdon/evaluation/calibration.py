@@ -43,8 +43,8 @@ class Calibration:
     Attributes:
         pairs: measured on.
         temperature: T; the mean over folds where each has its own.
-        ece: expected calibration error: the mean over bins of abs(share right − mean confidence), weighted by their pairs (Naeini
-            et al. 2015), with bins of equal mass (Nguyen and O'Connor 2015). Never 0 for finite n, and larger still in
+        ece: expected calibration error: the mean over bins of abs(share right − mean confidence), weighted by their pairs
+            (Naeini et al. 2015), with bins of equal mass (Nguyen and O'Connor 2015). Never 0 for finite n, and larger still in
             resamples: its interval is that of the bootstrap less the bootstrap's own bias.
         ece_by_chance: what a reward that is calibrated perfectly, with these confidences, has on average over draws of labels.
         brier: mean of (1 − p)².
