@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from guerdon.data.padded import Padded
 from guerdon.errors import ConfigurationError
+
+_CPU_ROWS, _GPU_ROWS = 64, 8192  # logits worked on at once: what a cache holds, and what a launch is worth
 
 
 @dataclass(frozen=True)
@@ -49,18 +51,44 @@ def label_smoothed_nll(logits: Tensor, targets: Padded, smoothing: float = 0.0) 
     """
     if not 0.0 <= smoothing < 1.0:
         raise ConfigurationError(f"label smoothing is {smoothing}", cure="choose a number from 0 (none) to below 1")
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     ids = targets.ids[targets.mask]
-    nll = functional.cross_entropy(wide, ids, reduction="sum")
-    loss = nll
-    if smoothing:
-        # -log p averaged over the allowed tokens is -log p(target) + its logit - their mean logit: no second softmax needed.
-        chosen = wide.gather(-1, ids[:, None])[:, 0]
-        loss = nll + smoothing * (chosen - _mean_allowed(wide)).sum()
-    return LikelihoodSums(loss, nll.detach(), len(ids))
+    loss, nll = _SmoothedNll.apply(logits, ids, smoothing)  # type: ignore[no-untyped-call]
+    return LikelihoodSums(loss, nll, len(ids))
 
 
-def _mean_allowed(logits: Tensor) -> Tensor:
-    """The mean over the logits that are not -inf: [tokens, vocabulary] -> [tokens]."""
-    disallowed = logits == -torch.inf
-    return logits.masked_fill(disallowed, 0.0).sum(-1) / (~disallowed).sum(-1)
+class _SmoothedNll(torch.autograd.Function):
+    """Loss and plain negative log-likelihood of [tokens, vocabulary] logits, with the gradient made in the forward pass.
+
+    softmax(logits) - q' is the gradient, and most of what it takes is at hand when the loss is. Rows are taken in portions that
+    stay in the cache, so that no float32 tensor of [tokens, vocabulary] is kept beside the gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+        """The two sums; rows of ``logits`` and of ``ids`` [tokens] belong together."""
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        loss, nll = logits.new_zeros(2, dtype=dtype).unbind()
+        portion = _CPU_ROWS if logits.device.type == "cpu" else _GPU_ROWS
+        for first in range(0, len(ids), portion):
+            rows = slice(first, first + portion)
+            wide, chosen_ids = logits[rows].to(dtype), ids[rows, None]
+            allowed = wide != -torch.inf
+            count = allowed.sum(-1, keepdim=True).to(dtype)
+            total, chosen = wide.logsumexp(-1, keepdim=True), wide.gather(-1, chosen_ids)
+            nll = nll + (total - chosen).sum()
+            # -log p averaged over the allowed tokens is -log p(target) + its logit - their mean logit: no second softmax.
+            mean = wide.masked_fill(~allowed, 0.0).sum(-1, keepdim=True) / count if smoothing else chosen
+            loss = loss + (total - chosen).sum() + smoothing * (chosen - mean).sum()
+            if gradient is not None:
+                slope = (wide - total).exp_() - allowed * (smoothing / count)
+                gradient[rows] = slope.scatter_add_(-1, chosen_ids, torch.full_like(chosen, smoothing - 1.0))
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
+
+    @staticmethod
+    def backward(ctx: Any, loss_slope: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient made before, times that of the loss."""
+        (gradient,) = ctx.saved_tensors
+        return gradient * loss_slope.to(gradient.dtype), None, None
