@@ -187,11 +187,6 @@ def save_scorers(scorers: Sequence[RewardScorer], folder: Path) -> None:
     write_atomically(folder / CONFIG, [json.dumps(config, indent=2).encode(), b"\n"])
 
 
-def is_reward_model(folder: Path) -> bool:
-    """Whether a folder, or the run that it holds, has a reward model."""
-    return any(_kind(candidate) in (KIND, ENSEMBLE) for candidate in (folder, folder / KIND))
-
-
 def reward_folder(folder: Path) -> Path:
     """The folder itself, or its ``reward_model``, where that holds the reward model.
 

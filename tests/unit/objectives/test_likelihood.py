@@ -46,6 +46,19 @@ def test_equals_torch_where_every_token_is_allowed(smoothing):
     torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("tokens", [63, 64, 65, 150])
+def test_many_rows_and_a_scaled_loss(tokens):
+    """Rows are worked on in portions, and a step divides the sum: neither may show in the gradient."""
+    ids = torch.randint(7, (tokens,), generator=torch.Generator().manual_seed(tokens))
+    targets = Padded.from_lists([[i] for i in ids.tolist()])
+    logits = random_logits(targets).requires_grad_()
+    mine = label_smoothed_nll(logits, targets, 0.1).loss / tokens
+    theirs = functional.cross_entropy(logits, ids, label_smoothing=0.1)
+    assert mine.item() == pytest.approx(theirs.item(), rel=1e-13)
+    (found,), (wanted,) = torch.autograd.grad(mine, logits), torch.autograd.grad(theirs, logits)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-15)
+
+
 @given(
     smoothing=st.sampled_from([0.0, 0.05, 0.3, 0.9]),
     disallowed=st.lists(st.lists(st.sampled_from([0, 1, 6]), max_size=3), min_size=6, max_size=6),

@@ -18,7 +18,9 @@ def written(tmp_path: Path, **changes: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["recipes/e2e.yaml", "recipes/multi30k.yaml", "guerdon/quickstart/recipe.yaml"])
+@pytest.mark.parametrize(
+    "name", ["recipes/e2e.yaml", "recipes/e2e_faithful.yaml", "recipes/multi30k.yaml", "guerdon/quickstart/recipe.yaml"]
+)
 def test_shipped_recipes_are_valid_and_every_line_of_the_long_ones_is_known(name: str) -> None:
     recipe = read_recipe(ROOT / name)
     assert recipe.finetune is not None
