@@ -15,7 +15,7 @@ def quickstart(
     overrides: Overrides = None,
     json_output: Json = False,
 ) -> None:
-    """Tokenizer, fine-tuning, reinforcement with its controls, evaluation and report, on a corpus written by a program.
+    """Tokenizer, fine-tuning, reward model, audit, reinforcement with controls, report: on a corpus written by a program.
 
     Example: guerdon quickstart --folder runs/first
     """

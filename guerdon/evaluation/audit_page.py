@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from guerdon.data.files import reported, write_atomically
 from guerdon.evaluation.audit_results import Audit, Preference, Shown
 from guerdon.evaluation.audit_wording import facts, findings, interval_of, percent
+from guerdon.evaluation.pages import render_page
 from guerdon.evaluation.plots import share_bar
 from guerdon.evaluation.probes import PROBES, Probe
 from guerdon.evaluation.wording import short, signed
@@ -56,20 +56,11 @@ def write_audit(audit: Audit, folder: Path) -> Path:
 
 def render_audit(audit: Audit) -> str:
     """The page as HTML. All texts are escaped."""
-    environment = Environment(
-        loader=PackageLoader("guerdon.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style, _, _ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]
-    return environment.get_template("audit.html").render(
-        style=Markup(style), audit=audit, findings=findings(audit), facts=facts(audit), rows=_rows(audit)
-    )
+    return render_page("audit.html", audit=audit, findings=findings(audit), facts=facts(audit), rows=probe_rows(audit))
 
 
-def _rows(audit: Audit) -> list[ProbeRow]:
+def probe_rows(audit: Audit) -> list[ProbeRow]:
+    """The rows of the table of probes."""
     failed = {outcome.requirement.probe for outcome in audit.failed}
     rows = []
     for name, probe in PROBES.items():

@@ -8,7 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from guerdon.data.files import write_atomically
+from guerdon.errors import DataError
 from guerdon.evaluation.audit_judging import Check
 from guerdon.evaluation.requirements import Outcome
 from guerdon.metrics.significance import Interval
@@ -160,6 +163,24 @@ class Audit:
             for o in self.outcomes
         ]
         return values
+
+    @classmethod
+    def read(cls, folder: Path) -> Audit:
+        """Reads what `write` wrote.
+
+        Raises:
+            DataError: when the file is missing, or is not an audit.
+        """
+        path = folder / AUDIT
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            values["outcomes"] = [
+                {"requirement": {"probe": o["probe"], "at_most": o["at_most"]}, "measured": o["measured"]}
+                for o in values["outcomes"]
+            ]
+            return TypeAdapter(cls).validate_python(values)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataError(f"is not an audit ({error})", where=str(path), cure="audit again") from error
 
     def write(self, folder: Path) -> Path:
         """Writes ``audit.json`` whole or not at all, and returns its path; raises as `guerdon.data.files.write_atomically`."""

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from guerdon.data.files import write_atomically
+from guerdon.evaluation.audit_page import probe_rows
+from guerdon.evaluation.audit_wording import findings
 from guerdon.evaluation.charts import (
     health_charts,
     learning_charts,
@@ -85,6 +87,9 @@ def _context(run: RunFolder) -> dict[str, Any]:
         "watching": watching(run.recipe),
         "samples": samples_of(run),
         "timings": timings_table(run),
+        "audit": run.audit,
+        "audit_sentences": findings(run.audit) if run.audit else [],
+        "audit_rows": probe_rows(run.audit) if run.audit else [],
         "evaluation": evaluation,
         "verdict": judge(evaluation) if evaluation else None,
         **(_tables(evaluation) if evaluation else {"values": [], "against_baseline": None, "against_others": None}),

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from guerdon.errors import DataError
+from guerdon.evaluation.audit_results import AUDIT, Audit
 from guerdon.evaluation.results import EVALUATION, Evaluation
 
 Row = Mapping[str, Any]
@@ -31,6 +32,7 @@ class RunFolder:
         outputs: lines of ``outputs/<system>.jsonl`` by system.
         done: what each finished stage left in its ``done.json``.
         evaluation: where there is one.
+        audit: that of the reward, where there is one.
         absent: names of the files that are not there.
     """
 
@@ -48,6 +50,7 @@ class RunFolder:
     outputs: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     done: Mapping[str, Row] = field(default_factory=dict)
     evaluation: Evaluation | None = None
+    audit: Audit | None = None
     absent: Sequence[str] = ()
 
     @property
@@ -106,6 +109,7 @@ def read_run(path: Path) -> RunFolder:
         outputs=outputs,
         done={file.parent.name: _mapping(file) for file in sorted(path.glob("*/done.json"))},
         evaluation=evaluation,
+        audit=Audit.read(path / "audit") if (path / "audit" / AUDIT).is_file() else None,
         absent=[name for name, value in expected.items() if value is None],
     )
 

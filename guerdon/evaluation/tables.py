@@ -15,6 +15,7 @@ from guerdon.evaluation.runfolder import Row, RunFolder
 from guerdon.evaluation.wording import between, decimals_for, duration, listed, number, probability, short, signed
 
 SAMPLES = 12  # outputs that are shown side by side
+_LENGTH = ("epochs", "steps")
 
 
 class Value(NamedTuple):
@@ -198,23 +199,34 @@ def _monitors(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
 def recipe_facts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a recipe asks for, in a few lines; a section that is not there says nothing."""
     data, model, reinforce = _section(recipe, "data"), _section(recipe, "model"), _section(recipe, "reinforce")
-    files = listed(str(data[split]) for split in ("train", "validation", "test") if data.get(split))
+    files = listed(_data(data[split]) for split in ("train", "validation", "test") if data.get(split))
     limit = f" (the first {data['limit']} training records)" if data.get("limit") else ""
     rewards = [part for part in recipe.get("reward") or [] if isinstance(part, Mapping)]
     parts = [f"{short(float(part.get('weight', 1)))} × {part.get('name') or part.get('type', '?')}" for part in rewards]
     keys = ("steps", "sources_per_step", "samples_per_source", "estimator", "baseline", "temperature", "mle_weight")
-    options = [f"{key.replace('_', ' ')} {reinforce[key]}" for key in keys if reinforce.get(key) not in (None, 0, 0.0)]
     kl = _section(reinforce, "kl")
-    if kl:
-        options.append(f"KL coefficient {kl.get('coefficient')} in the {kl.get('place')}")
+    held = f"KL coefficient {kl.get('coefficient')} in the {kl.get('place')}" if kl else ""
     facts = [
         ("Data", files + limit),
         ("Model", ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in model.items())),
+        ("Learning from comparisons", _facts(_section(recipe, "prefer"), ("loss", "beta", "tau", "odds_weight", *_LENGTH))),
+        ("Reward model", _facts(_section(recipe, "reward_model"), ("loss", *_LENGTH, "members"))),
+        ("Judge", _facts(_section(recipe, "judge"), ("loss", *_LENGTH, "members"))),
         ("Reward", " + ".join(parts)),
-        ("Reinforcement", ", ".join(options)),
+        ("Reinforcement", ", ".join(filter(None, [_facts(reinforce, keys), held]))),
         ("Seed", str(recipe.get("seed", ""))),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _facts(section: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """Some options of a section in a line, without those that are off."""
+    return ", ".join(f"{key.replace('_', ' ')} {section[key]}" for key in keys if section.get(key) not in (None, 0, 0.0))
+
+
+def _data(given: object) -> str:
+    """A file of data, or the share of the training sources that is held out."""
+    return f"{100 * given:g}% of its sources for validation" if isinstance(given, float) else str(given)
 
 
 def _section(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:

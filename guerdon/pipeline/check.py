@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guerdon.pipeline.judgements import read_judgements
+from guerdon.pipeline.judgements import judgement_counts, read_judgements
 from guerdon.pipeline.preferences import check_preferences, read_preferences
 from guerdon.pipeline.prepare import (
     check_lengths,
@@ -37,9 +37,7 @@ def check_recipe(recipe: Recipe) -> dict[str, object]:
     facts |= check_preferences(recipe, read_preferences(recipe), records, generator, Silent())
     if recipe.reinforce is not None:
         facts["reinforcement steps"] = recipe.reinforce.steps
-    if recipe.reward_model is not None:
-        given = zip(("training", "validation"), read_judgements(recipe, recipe.reward_model), strict=True)
-        facts |= {f"{name} judgements": len(found) for name, found in given if found}
+    facts |= judgement_counts(read_judgements(recipe))
     if reward is not None and not recipe.waits:
         means = try_reward(reward, records["validation"].examples)
         facts |= {f"reward {name} of the first references": round(mean, 4) for name, mean in means.items()}

@@ -21,7 +21,8 @@ from guerdon.pipeline.execute import optimised
 from guerdon.pipeline.grid import Cell, Plan, drawn, reinforcement, samples_per_step
 from guerdon.pipeline.gridfolder import GridFolder
 from guerdon.pipeline.gridruns import WARMUP, GridRuns
-from guerdon.pipeline.systems import LABELS, SLOT_ERRORS, Writer, Written, describe
+from guerdon.pipeline.prepare import measured_data
+from guerdon.pipeline.systems import LABELS, Writer, Written, describe
 from guerdon.rewards.base import Judgement
 from guerdon.rewards.normalise import joined
 from guerdon.training.progress import Progressing
@@ -114,9 +115,9 @@ def evaluate(where: GridFolder, writer: Writer) -> Evaluation:
         systems,
         references if any(references) else None,
         metrics=[Bleu(recipe.evaluation.lowercase), Chrf(lowercase=recipe.evaluation.lowercase)],
-        numbers=[SLOT_ERRORS] if writer.slots is not None else [],
+        numbers=writer.numbers,
         optimised=optimised(recipe),
-        data=recipe.data.test or recipe.data.validation,
+        data=measured_data(recipe),
         resamples=recipe.evaluation.bootstrap,
         seed=recipe.seed,
         runs=count,

@@ -14,11 +14,12 @@ from guerdon.evaluation.measures import SystemOutputs, default_metrics
 from guerdon.evaluation.report import write_report
 from guerdon.evaluation.results import Evaluation
 from guerdon.evaluation.verdict import Verdict, judge
-from guerdon.pipeline.prepare import measured_split
+from guerdon.pipeline.prepare import measured_data, measured_split, normalisation
 from guerdon.pipeline.recipe import Recipe
 from guerdon.pipeline.run import Run
-from guerdon.pipeline.systems import SLOT_ERRORS, Writer
-from guerdon.rewards.normalise import NormaliserOptions
+from guerdon.pipeline.systems import Writer
+from guerdon.rewards.base import Reward
+from guerdon.rewards.learned import LearnedReward
 from guerdon.training.progress import Progressing
 from guerdon.training.reinforcement import Control
 from guerdon.training.runlog import writing
@@ -84,8 +85,11 @@ def execute(recipe: Recipe, folder: Path, progress: Progressing) -> Result:
 def evaluate(run: Run) -> Evaluation:
     """Trains what is not yet trained, writes every system's outputs, and measures them; ``evaluation.json`` at the end."""
     recipe = run.recipe
+    if recipe.reward_model is not None:
+        run.scorer("reward_model")
+    run.audited()
     examples = run.examples(measured_split(recipe))
-    writer = Writer(examples, run.reward, normalisation(recipe), run.slots, recipe.decoding, run.progress)
+    writer = Writer(examples, run.reward, normalisation(recipe), run.slots, recipe.decoding, run.progress, judges(run))
     systems = _systems(run, writer)
     began = time.perf_counter()
     with writing(run.folder / "outputs"):
@@ -97,9 +101,9 @@ def evaluate(run: Run) -> Evaluation:
         systems,
         references if any(references) else None,
         metrics=default_metrics(recipe.evaluation.lowercase),
-        numbers=[SLOT_ERRORS] if writer.slots is not None else [],
+        numbers=writer.numbers,
         optimised=optimised(recipe),
-        data=recipe.data.test or recipe.data.validation,
+        data=measured_data(recipe),
         resamples=recipe.evaluation.bootstrap,
         seed=recipe.seed,
     )
@@ -108,11 +112,17 @@ def evaluate(run: Run) -> Evaluation:
     return evaluation
 
 
+def judges(run: Run) -> dict[str, Reward]:
+    """Each head of the run's judge, which is trained where it is not yet; nothing where the recipe has none."""
+    if run.recipe.judge is None:
+        return {}
+    folder = run.scorer("judge")
+    return {f"judge_{head}": LearnedReward.load(folder, heads={head: 1.0}) for head in LearnedReward.load(folder).heads}
+
+
 def _systems(run: Run, writer: Writer) -> list[SystemOutputs]:
     """Every system's outputs; training comes first, as far as it is needed."""
     recipe, chosen = run.recipe, run.recipe.controls.run
-    if recipe.reward_model is not None:
-        run.reward_modelled()
     if recipe.reinforce is None and recipe.prefer is None:
         name = "finetuned" if recipe.finetune is not None else "pretrained"
         return [writer.of_policy(name, run.finetuned())]
@@ -134,8 +144,3 @@ def optimised(recipe: Recipe) -> set[str]:
     types = {cast("str", part.get("type")) for part in recipe.reward}
     found = {metric for kind, metric in _OVERLAP.items() if kind in types}
     return found | ({"slot_errors"} if "required_content" in types else set())
-
-
-def normalisation(recipe: Recipe) -> NormaliserOptions:
-    """How best-of-n weighs the reward's parts: as training does."""
-    return recipe.reinforce.normalisation if recipe.reinforce is not None else NormaliserOptions()

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from filelock import FileLock, Timeout
 
-from guerdon.data.files import remove_temporaries, reported, write_atomically
+from guerdon.data.fields import Skipped
+from guerdon.data.files import remove_temporaries, reported, write_atomically, write_jsonl
 from guerdon.data.lines import check_file
+from guerdon.data.records import Example
 from guerdon.errors import CheckpointError, InputError
 from guerdon.evaluation.results import CONTROLS, EVALUATION
 from guerdon.pipeline.judgements import judgement_files
 from guerdon.pipeline.prepare import measured_split, split_files
-from guerdon.pipeline.recipe import STAGES, Recipe
+from guerdon.pipeline.recipe import STAGES, Recipe, Scorer
 from guerdon.training.checkpoint import sha256, sync
 from guerdon.training.runlog import writing
 
-DONE, BEGUN, LOCK = "done.json", "begun.json", ".lock"
+DONE, BEGUN, LOCK, SKIPPED = "done.json", "begun.json", ".lock", "skipped.jsonl"
 _TOKENIZER = ("data", "tokenizer")
 _DEPENDS = {
     "tokenizer": _TOKENIZER,
@@ -30,8 +32,10 @@ _DEPENDS = {
     "comparisons": (*_TOKENIZER, "model", "pretrain", "finetune", "evaluation", "reward", "prefer"),
     "prefer": (*_TOKENIZER, "model", "pretrain", "finetune", "evaluation", "prefer"),
     "reward_model": (*_TOKENIZER, "model", "pretrain", "finetune", "evaluation", "reward_model"),
+    "judge": (*_TOKENIZER, "model", "pretrain", "finetune", "evaluation", "judge"),
     "reinforce": (*_TOKENIZER, "model", "pretrain", "finetune", "evaluation", "reward", "prefer", "reinforce"),
 }
+_AUDIT = (*_DEPENDS["reinforce"], "audit")  # no other stage depends on it: an audit of other options is done again
 
 
 class RunFiles:
@@ -83,6 +87,22 @@ class RunFiles:
         write_atomically(path, [text.encode()])
         return path
 
+    def write_counts(
+        self, examples: Mapping[str, Sequence[Example]], left_out: Mapping[str, Sequence[Skipped]], facts: Mapping[str, int]
+    ) -> None:
+        """``run.json``, and ``skipped.jsonl`` where records were left out of a split, or of a file of comparisons."""
+        skipped = [
+            {"split": split, "line": bad.line, "reason": bad.reason, "text": bad.text[:500]}
+            for split, records in left_out.items()
+            for bad in records
+        ]
+        if skipped:
+            write_jsonl(self.folder / SKIPPED, skipped)
+        counts = {f"{split} records": len(found) for split, found in examples.items()}
+        counts |= {f"{split} references": sum(len(e.references) for e in found) for split, found in examples.items()}
+        counts |= {"records skipped": len(skipped)} if skipped else {}
+        self.write("run.json", json.dumps({"counts": {**counts, **facts}}, indent=2) + "\n")
+
     # --- stages
 
     def finished(self, stage: str) -> bool:
@@ -111,21 +131,21 @@ class RunFiles:
     def _fingerprint(self, stage: str) -> str:
         kind, section = stage.split("-")[0], self.recipe.prefer
         drawn = kind == "prefer" and section is not None and section.from_reward is not None
-        chosen = _DEPENDS["comparisons" if drawn else kind]
-        judged = self.recipe.reward_model is not None and (kind in ("comparisons", "reward_model", "reinforce") or drawn)
-        chosen = tuple(dict.fromkeys([*chosen, *(["reward_model"] if judged else [])]))
+        chosen = _AUDIT if kind == "audit" else _DEPENDS["comparisons" if drawn else kind]
+        paid = self.recipe.reward_model is not None and (kind in ("comparisons", "reinforce", "audit") or drawn)
+        scorers: list[Scorer] = [name for name in get_args(Scorer) if name == kind or (paid and name == "reward_model")]
         compared = self._comparisons_fingerprint if kind in ("prefer", "reinforce") else ""
-        marks = [*compared.split(), *self._start.split(), *([self._judgement_fingerprint] if judged else [])]
-        return " ".join([self.recipe.fingerprint(*chosen), self._data_fingerprint, *marks])
+        marks = [*compared.split(), *self._start.split(), *self._judgement_marks(scorers)]
+        return " ".join([self.recipe.fingerprint(*dict.fromkeys([*chosen, *scorers])), self._data_fingerprint, *marks])
 
-    @cached_property
-    def _judgement_fingerprint(self) -> str:
-        return " ".join(sha256(check_file(path))[:16] for path in judgement_files(self.recipe))
+    def _judgement_marks(self, scorers: Sequence[Scorer]) -> list[str]:
+        return [sha256(check_file(path))[:16] for name in scorers for path in judgement_files(self.recipe, name)]
 
     @cached_property
     def _data_fingerprint(self) -> str:
         pretrain = self.recipe.pretrain
-        names = [self.recipe.data.train, self.recipe.data.validation]
+        data = self.recipe.data
+        names = [data.train, *([data.validation] if isinstance(data.validation, str) else [])]
         names += [] if pretrain is None else [*pretrain.texts, *pretrain.validation_texts]
         return " ".join(sha256(check_file(self.recipe.data_file(name)))[:16] for name in names)
 
@@ -135,6 +155,15 @@ class RunFiles:
         section = self.recipe.prefer
         names = [] if section is None else [section.comparisons, section.validation_comparisons]
         return " ".join(sha256(check_file(self.recipe.data_file(name)))[:16] for name in names if name is not None)
+
+    def current(self, stage: str) -> bool:
+        """Whether the stage has left its final files, and was made from what the recipe now says."""
+        path = self.folder / stage / DONE
+        return path.is_file() and _facts_of(path).get("fingerprint") == self._fingerprint(stage)
+
+    def facts(self, stage: str) -> dict[str, Any]:
+        """What a finished stage noted; raises CheckpointError where the note is damaged."""
+        return _facts_of(self.folder / stage / DONE)
 
     def _check_same(self, stage: str) -> None:
         """Refuses what the folder holds of a stage, finished or begun, where it was made with other options or data."""
@@ -159,7 +188,8 @@ class RunFiles:
         if self.recipe.reinforce is not None:
             stages += [f"reinforce-{name}" for name in self.recipe.controls.run if name in CONTROLS]
         whole = all(map(self.finished, stages)) and (self.folder / EVALUATION).is_file()
-        return whole and stored.get("evaluated") == self._evaluation_fingerprint()
+        audited = self.recipe.audit is None or self.current("audit")
+        return whole and audited and stored.get("evaluated") == self._evaluation_fingerprint()
 
     def mark_evaluated(self) -> None:
         """Notes in ``run.json`` what ``evaluation.json`` was made from."""
@@ -167,29 +197,32 @@ class RunFiles:
 
     def _facts(self) -> dict[str, Any]:
         path = self.folder / "run.json"
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-        except (ValueError, TypeError) as error:
-            raise CheckpointError(f"is damaged ({error})", where=str(path), cure="remove it") from error
+        return _facts_of(path) if path.is_file() else {}
 
     def _evaluation_fingerprint(self) -> str:
         recipe, slots = self.recipe, self.recipe.evaluation.slots
         read = [split_files(recipe)[measured_split(recipe)], *([recipe.resolve(slots)] if slots else [])]
         marks = [sha256(path)[:16] for path in read if path.is_file()]
-        judged = recipe.reward_model is not None
-        trained = [*_DEPENDS["reinforce"], *(["reward_model"] if judged else [])]
-        sections = recipe.fingerprint(*trained, "decoding", "controls")
-        marks = [*self._comparisons_fingerprint.split(), *([self._judgement_fingerprint] if judged else []), *marks]
+        scorers: list[Scorer] = [name for name in get_args(Scorer) if getattr(recipe, name) is not None]
+        sections = recipe.fingerprint(*_DEPENDS["reinforce"], *scorers, "decoding", "controls")
+        marks = [*self._comparisons_fingerprint.split(), *self._judgement_marks(scorers), *marks]
         return " ".join([sections, self._data_fingerprint, *marks])
 
     def _check_fingerprint(self, stage: str, path: Path) -> None:
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"is damaged ({error})", where=str(path), cure=f"remove {path.parent}") from error
-        if stored != self._fingerprint(stage):
+        stored = _facts_of(path, cure=f"remove {path.parent}")
+        if "fingerprint" not in stored:
+            raise CheckpointError("is damaged ('fingerprint')", where=str(path), cure=f"remove {path.parent}")
+        if stored["fingerprint"] != self._fingerprint(stage):
             raise CheckpointError(
                 "was made with other options or other data than the recipe now has",
                 where=str(path.parent),
                 cure="choose another run folder (--folder), or remove that one",
             )
+
+
+def _facts_of(path: Path, cure: str = "remove it") -> dict[str, Any]:
+    """A small JSON file that holds one mapping."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"is damaged ({error})", where=str(path), cure=cure) from error

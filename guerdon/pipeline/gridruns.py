@@ -10,10 +10,9 @@ from pathlib import Path
 
 from guerdon.data.files import write_jsonl
 from guerdon.errors import ConfigurationError
-from guerdon.pipeline.execute import normalisation
 from guerdon.pipeline.grid import reinforcement, samples_per_step
 from guerdon.pipeline.gridfolder import SYSTEMS, GridFolder
-from guerdon.pipeline.prepare import check_records, measured_split, new_tokenizer
+from guerdon.pipeline.prepare import check_records, measured_split, new_tokenizer, normalisation
 from guerdon.pipeline.run import Run
 from guerdon.pipeline.start import Start
 from guerdon.pipeline.systems import Writer, Written

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +12,7 @@ import torch
 from guerdon.data.batches import plan_batches
 from guerdon.data.draws import key
 from guerdon.data.records import Example, Records, read_examples, read_texts
+from guerdon.data.selection import split_by_source
 from guerdon.data.tokenizer import Tokenizer
 from guerdon.errors import ConfigurationError, DataError
 from guerdon.generator import Generator, load
@@ -19,23 +21,37 @@ from guerdon.models.transformer import Transformer
 from guerdon.pipeline.recipe import Recipe
 from guerdon.rewards.base import Judged, Reward
 from guerdon.rewards.build import RewardContext, build_reward
+from guerdon.rewards.normalise import NormaliserOptions
 from guerdon.stages.finetune import FinetuneConfig, encode_pairs
 
 _Given = TypeVar("_Given")
 _Found = TypeVar("_Found")
 _TRIED = 8  # records that the reward is tried on
+_HELD_OUT = 0  # seed of the choice of validation sources: runs of other seeds are validated on the same ones
 
 
 def split_files(recipe: Recipe) -> dict[str, Path]:
     """The file of each split; what a run is measured on is its last."""
     data = recipe.data
-    names = {"train": data.train, "validation": data.validation, **({"test": data.test} if data.test else {})}
+    validation = data.validation if isinstance(data.validation, str) else data.train
+    names = {"train": data.train, "validation": validation, **({"test": data.test} if data.test else {})}
     return {split: recipe.data_file(name) for split, name in names.items()}
 
 
 def measured_split(recipe: Recipe) -> str:
     """The split that systems are measured on."""
     return list(split_files(recipe))[-1]
+
+
+def measured_data(recipe: Recipe) -> str:
+    """What systems are measured on, in words."""
+    return recipe.data.test or validation_data(recipe)
+
+
+def validation_data(recipe: Recipe) -> str:
+    """What training is validated on, in words."""
+    data = recipe.data
+    return data.validation if isinstance(data.validation, str) else f"{data.train} (sources held out)"
 
 
 def read_records(recipe: Recipe) -> dict[str, Records]:
@@ -45,19 +61,27 @@ def read_records(recipe: Recipe) -> dict[str, Records]:
         DataError: for a bad record (unless bad ones are skipped), or a file that cannot be used.
     """
     data, needed = recipe.data, recipe.finetune is not None
-    return {
-        split: read_examples(
-            path, data.fields, data.on_error, needs_references=needed, limit=data.limit if split == "train" else None
-        )
-        for split, path in split_files(recipe).items()
-    }
+    train, held = _training_records(recipe, needed)
+    others = {split: path for split, path in split_files(recipe).items() if split != "train"}
+    if held is not None:
+        del others["validation"]
+    read = {split: read_examples(path, data.fields, data.on_error, needs_references=needed) for split, path in others.items()}
+    return {"train": train, **({} if held is None else {"validation": held}), **read}
+
+
+def _training_records(recipe: Recipe, needs_references: bool = False) -> tuple[Records, Records | None]:
+    """The training records, and those that are held out of them, where the recipe gives a share."""
+    data, path = recipe.data, recipe.data_file(recipe.data.train)
+    found = read_examples(path, data.fields, data.on_error, needs_references=needs_references, limit=data.limit)
+    if isinstance(data.validation, str):
+        return found, None
+    left, held = split_by_source(found.examples, data.validation, _HELD_OUT)
+    return replace(found, examples=left), replace(found, examples=held, skipped=[])
 
 
 def reward_context(recipe: Recipe) -> RewardContext:
     """What a recipe's rewards are built from, where no run is going on."""
-    data = recipe.data
-    train = read_examples(recipe.data_file(data.train), data.fields, data.on_error, limit=data.limit)
-    return context_of(recipe, train.examples)
+    return context_of(recipe, _training_records(recipe)[0].examples)
 
 
 def context_of(recipe: Recipe, train: Sequence[Example], reward_model: Callable[[], Path] | None = None) -> RewardContext:
@@ -88,6 +112,11 @@ def pretrain_texts(recipe: Recipe, which: str) -> list[str]:
         return []
     names = section.texts if which == "texts" else section.validation_texts
     return [text for name in names for text in read_texts(recipe.data_file(name), section.field)]
+
+
+def normalisation(recipe: Recipe) -> NormaliserOptions:
+    """How an audit and best-of-n weigh the reward's parts: as training does."""
+    return recipe.reinforce.normalisation if recipe.reinforce is not None else NormaliserOptions()
 
 
 def new_tokenizer(recipe: Recipe, train: Sequence[Example]) -> Tokenizer:
@@ -150,6 +179,8 @@ def _readers(recipe: Recipe, records: Mapping[str, Records], reward: Reward | No
     if reward is not None and reward.needs_references:
         return dict.fromkeys(records, f"the reward reads ({', '.join(_needing(reward))})")
     readers = {}
+    if recipe.audit is not None:
+        readers["validation"] = "the audit sets its probes against"
     if recipe.reinforce is not None and recipe.reinforce.mle_weight:
         readers["train"] = "reinforce.mle_weight reads"
     split = measured_split(recipe)

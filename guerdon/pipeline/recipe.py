@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,6 +17,7 @@ from guerdon.decoding import DecodingOptions
 from guerdon.errors import ConfigurationError, DataError
 from guerdon.models.options import TransformerOptions
 from guerdon.pipeline.sections import (
+    AuditSection,
     ControlsSection,
     DataSection,
     EvaluationSection,
@@ -29,7 +30,8 @@ from guerdon.rewards.build import OWN
 from guerdon.stages.finetune import FinetuneConfig
 from guerdon.training.reinforcement import ReinforceConfig
 
-STAGES = ("pretrain", "finetune", "prefer", "reward_model", "reinforce")
+STAGES = ("pretrain", "finetune", "prefer", "reward_model", "judge", "reinforce")
+Scorer = Literal["reward_model", "judge"]
 
 
 class _Model(BaseModel):
@@ -43,13 +45,15 @@ class _Model(BaseModel):
 class Recipe(BaseModel):
     """A whole recipe. Sections that are left out take their defaults; those of stages are not run.
 
-    The stages are, in this order, ``pretrain``, ``finetune``, ``prefer``, ``reward_model`` and ``reinforce``.
+    The stages are ``pretrain``, ``finetune``, ``prefer``, ``reward_model``, ``judge`` and ``reinforce``, in this order.
+    ``audit`` tests the reward before a policy is trained on it.
 
     Attributes:
         name: of the run; its folder is ``runs/<name>`` unless said otherwise.
         seed: of every draw.
-        data, tokenizer, pretrain, finetune, prefer, reward_model, reinforce: see their classes.
+        data, tokenizer, pretrain, finetune, prefer, reward_model, audit, reinforce: see their classes.
         decoding, evaluation, controls: likewise.
+        judge: a reward model of other judgements, by which the systems are measured.
         model: options of a `~guerdon.models.transformer.Transformer` without ``vocabulary_size``; or ``load``: a folder.
         reward: the parts of the reward, each with ``type``, ``weight`` and its own options (`guerdon.rewards.build`).
         tensorboard: whether to write TensorBoard events.
@@ -67,7 +71,9 @@ class Recipe(BaseModel):
     finetune: FinetuneConfig | None = None
     prefer: PreferSection | None = None
     reward_model: RewardModelSection | None = None
+    judge: RewardModelSection | None = None
     reward: list[dict[str, Any]] = []
+    audit: AuditSection | None = None
     reinforce: ReinforceConfig | None = None
     decoding: DecodingOptions = DecodingOptions()
     evaluation: EvaluationSection = EvaluationSection()
@@ -198,6 +204,8 @@ def validated(values: Mapping[str, Any], path: Path) -> Recipe:
         raise ConfigurationError("reinforce needs a reward", where=f"{path}, reward", cure="give the section reward")
     if recipe.prefer is not None and recipe.prefer.from_reward is not None and not recipe.reward:
         raise ConfigurationError("prefer.from_reward needs a reward", where=f"{path}, reward", cure="give the section reward")
+    if recipe.audit is not None and not recipe.reward:
+        raise ConfigurationError("audit needs a reward", where=f"{path}, reward", cure="give the section reward")
     if recipe.waits and recipe.reward_model is None:
         cure = "add the section reward_model, or name the folder of a trained one"
         raise ConfigurationError("its reward model is trained by no section", where=f"{path}, reward", cure=cure)

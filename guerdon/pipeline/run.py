@@ -6,13 +6,12 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from guerdon.data.files import write_jsonl
 from guerdon.data.records import Example, Records
 from guerdon.data.tokenizer import Tokenizer
 from guerdon.decoding import DecodingOptions
@@ -21,11 +20,10 @@ from guerdon.generator import Generator
 from guerdon.metrics.bleu import Bleu
 from guerdon.metrics.chrf import Chrf
 from guerdon.metrics.slots import SlotPatterns
-from guerdon.models.reward_folder import save_scorers
+from guerdon.pipeline.audit import audit_stage
 from guerdon.pipeline.environment import environment
-from guerdon.pipeline.folder import RunFiles
-from guerdon.pipeline.judgements import Records as Judgements
-from guerdon.pipeline.judgements import read_judgements
+from guerdon.pipeline.folder import SKIPPED, RunFiles
+from guerdon.pipeline.judgements import judgement_counts
 from guerdon.pipeline.preferences import Preferences, check_preferences, drawn_preferences, read_preferences
 from guerdon.pipeline.prepare import (
     check_lengths,
@@ -39,7 +37,8 @@ from guerdon.pipeline.prepare import (
     skips_long,
     try_reward,
 )
-from guerdon.pipeline.recipe import Recipe
+from guerdon.pipeline.recipe import Recipe, Scorer
+from guerdon.pipeline.scorers import Scorers
 from guerdon.pipeline.sections import PreferSection
 from guerdon.pipeline.start import Start
 from guerdon.rewards.base import Reward
@@ -47,7 +46,6 @@ from guerdon.stages.finetune import finetune
 from guerdon.stages.prefer import prefer
 from guerdon.stages.pretrain import pretrain
 from guerdon.stages.reinforce import reinforce
-from guerdon.stages.reward_model import train_reward_model
 from guerdon.training.loop import Outcome
 from guerdon.training.progress import Progressing
 from guerdon.training.reinforcement import Control
@@ -89,7 +87,7 @@ class Run:
         if self.reward is not None and not (self.recipe.waits and not self.files.finished("reward_model")):
             try_reward(self.reward, self.examples("validation"))
         first = self._new_generator() if self.start is None else self.start.open(self.recipe.decoding)
-        judged = {f"{name} judgements": len(given) for name, given in self.judgements.items() if given}
+        judged = judgement_counts(self.scorers.judgements) if self.like is None else {}
         facts = {**check_lengths(self.recipe, self.records, first), **judged}
         return facts | check_preferences(self.recipe, self.preferences, self.records, first, self.progress)
 
@@ -104,26 +102,13 @@ class Run:
         self.files.hold()
         self.files.write("recipe.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True))
         self.files.write("environment.json", json.dumps(environment(), indent=2) + "\n")
-        self._write_counts(facts)
+        compared = {} if self.preferences is None else self.preferences.skipped
+        left_out = {**{split: records.skipped for split, records in self.records.items()}, **compared}
+        self.files.write_counts({split: records.examples for split, records in self.records.items()}, left_out, facts)
+        if skipped := sum(map(len, left_out.values())):
+            self.progress.say(f"{skipped} bad records skipped: see {self.folder / SKIPPED}")
         if self.start is None and "load" not in recipe.model and not self.files.finished("tokenizer"):
             self.files.store("tokenizer", self.tokenizer.save, {"vocabulary_size": self.tokenizer.vocabulary_size})
-
-    def _write_counts(self, facts: Mapping[str, int]) -> None:
-        """``run.json``, and ``skipped.jsonl`` where records were left out."""
-        skipped = [
-            {"split": split, "line": bad.line, "reason": bad.reason, "text": bad.text[:500]}
-            for split, records in self.records.items()
-            for bad in records.skipped
-        ]
-        for name, left_out in (self.preferences.skipped if self.preferences is not None else {}).items():
-            skipped += [{"split": name, "line": bad.line, "reason": bad.reason, "text": bad.text[:500]} for bad in left_out]
-        if skipped:
-            write_jsonl(self.folder / "skipped.jsonl", skipped)
-            self.progress.say(f"{len(skipped)} bad records skipped: see {self.folder / 'skipped.jsonl'}")
-        counts = {f"{split} records": len(records.examples) for split, records in self.records.items()}
-        counts |= {f"{split} references": sum(len(e.references) for e in r.examples) for split, r in self.records.items()}
-        counts |= {"records skipped": len(skipped)} if skipped else {}
-        self.files.write("run.json", json.dumps({"counts": {**counts, **facts}}, indent=2) + "\n")
 
     @cached_property
     def log(self) -> RunLog:
@@ -153,15 +138,14 @@ class Run:
     @cached_property
     def reward(self) -> Reward | None:
         """The recipe's reward; its first score trains the reward model that it waits for."""
-        return read_reward(self.recipe, self.records, self.reward_modelled) if self.like is None else self.like.reward
+        if self.like is not None:
+            return self.like.reward
+        return read_reward(self.recipe, self.records, partial(self.scorer, "reward_model"))
 
     @cached_property
-    def judgements(self) -> dict[str, Judgements]:
-        """What the reward model is trained on, and what it is validated with; nothing where the run trains none."""
-        section = self.recipe.reward_model
-        if section is None or self.like is not None:
-            return {}
-        return dict(zip(("training", "validation"), read_judgements(self.recipe, section), strict=True))
+    def scorers(self) -> Scorers:
+        """The reward models that the run trains."""
+        return Scorers(self.recipe, self.files, self.finetuned)
 
     @cached_property
     def preferences(self) -> Preferences | None:
@@ -231,26 +215,24 @@ class Run:
     def _drawn(self, generator: Generator, section: PreferSection) -> Preferences:
         reward = self.reward
         assert reward is not None, "a recipe that draws comparisons without a reward is refused when it is read"
+        self.audited()
         examples = self.prompts(generator), self.judged_at_validation()
         return drawn_preferences(self.recipe, section, self.files, generator, reward, *examples, self.progress)
 
-    def reward_modelled(self) -> Path:
-        """The folder of the reward model, trained on judgements."""
-        section, name, folder = self.recipe.reward_model, "reward_model", self.folder / "reward_model"
-        if section is None:
-            raise ConfigurationError("the recipe has no such section", where=name)
-        if not self.files.finished(name):
-            options = section.model
-            own = options.kind != "linear" and options.scratch is None
-            policy = self.finetuned() if own or options.surprisal else None
-            self.files.mark_begun(name)
-            began = time.perf_counter()
-            given = (self.judgements["training"], section, self.judgements["validation"])
-            with_policy = (policy if own else None, policy if options.surprisal else None)
-            trained = train_reward_model(*given, *with_policy, **self._around())
-            self.log.timing(name, event="finished", seconds=time.perf_counter() - began)
-            self.files.store(name, lambda into: save_scorers(trained.scorers, into), trained.facts())
-        return folder
+    def scorer(self, name: Scorer) -> Path:
+        """The folder of a reward model, trained on judgements."""
+        return self.scorers.trained(name, self.log, self._around())
+
+    def audited(self) -> None:
+        """The audit of the reward, where the recipe has the section.
+
+        Raises:
+            RewardError: where a requirement is not met.
+        """
+        section, reward = self.recipe.audit, self.reward
+        if section is not None and reward is not None and self.like is None:
+            examples = self.examples("validation")[: section.sources]
+            audit_stage(self.recipe, section, reward, examples, self.slots, self.files, self.log, self.progress)
 
     def reinforced(self, control: Control = "none") -> Generator:
         """The policy after reinforcement, which begins with the preferred one, or after a control of it."""
@@ -261,7 +243,8 @@ class Run:
         assert reward is not None, "a recipe with reinforcement and no reward is refused when it is read"
         validation = self.judged_at_validation()
         if self.like is None and self.recipe.reward_model is not None:
-            self.reward_modelled()
+            self.scorer("reward_model")
+        self.audited()
         return self._stage(
             "reinforce" if control == "none" else f"reinforce-{control}",
             self.preferred,

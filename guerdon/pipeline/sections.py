@@ -10,6 +10,8 @@ from guerdon.data.judgements import ComparisonFields, RatingFields
 from guerdon.data.records import FieldMap
 from guerdon.decoding import SamplingOptions
 from guerdon.errors import ConfigurationError
+from guerdon.evaluation.audit import AuditOptions
+from guerdon.evaluation.requirements import Requirement, requirements_of
 from guerdon.stages.pretrain import PretrainConfig
 from guerdon.training.drawn import FromReward
 from guerdon.training.preferences import FIGURES, PreferConfig
@@ -24,7 +26,9 @@ class DataSection:
 
     Attributes:
         folder: of the files below; relative to the recipe's own folder.
-        train, validation, test: record files (JSONL, CSV, TSV, Parquet).
+        train, test: record files (JSONL, CSV, TSV, Parquet).
+        validation: likewise; or a number between 0 and 1, the share of the training *sources* that is held out for it, the same
+            ones whatever the seed.
         fields: names of the fields in those files.
         on_error: stop at a bad record, or skip and count it.
         limit: read at most so many training records; for a first try.
@@ -32,13 +36,19 @@ class DataSection:
     """
 
     train: str
-    validation: str
+    validation: str | float
     test: str | None = None
     folder: str = "."
     fields: FieldMap = field(default_factory=FieldMap)
     on_error: Literal["stop", "skip"] = "stop"
     limit: int | None = None
     note: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.validation, str) and not 0 < self.validation < 1:
+            raise ConfigurationError(
+                f"{self.validation} is no share", where="data.validation", cure="name a file, or give a number between 0 and 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -127,9 +137,11 @@ class PreferSection(PreferConfig):
 
 @dataclass(frozen=True)
 class RewardModelSection(RewardModelConfig):
-    """A reward model that the run trains, and its judgements; a part of the reward uses it with ``from: reward_model``.
+    """A reward model that the run trains, and its judgements.
 
-    Its backbone begins with the run's fine-tuned policy, unless ``model.scratch`` is given or the kind is linear.
+    That of the section ``reward_model`` is used by a part of the reward with ``from: reward_model``; that of the section
+    ``judge`` is never optimised, and the systems are measured by it. The backbone begins with the run's fine-tuned policy,
+    unless ``model.scratch`` is given or the kind is linear.
 
     Attributes:
         judgements: files of comparisons, or of ratings where the loss learns from these; relative to ``data.folder``.
@@ -153,6 +165,41 @@ class RewardModelSection(RewardModelConfig):
         super().__post_init__()
         if not self.judgements:
             raise ConfigurationError("there are none", where="reward_model.judgements", cure="name files of judgements")
+
+
+@dataclass(frozen=True)
+class AuditSection:
+    """The audit of the reward, before a policy is trained on it: see `guerdon.evaluation.audit`.
+
+    Attributes:
+        require: upper bounds by what they are of, e.g. ``{empty: 0.05, shuffled: 0.2}``
+            (`guerdon.evaluation.requirements.Requirement`). Where one is not met the run ends before a policy is trained on
+            the reward.
+        sources: of the validation records, the first so many; None for all.
+        language: of the outputs, for filler and negation.
+        bootstrap: resamples of each interval.
+    """
+
+    require: Mapping[str, float] = field(default_factory=dict)
+    sources: int | None = None
+    language: str = "en"
+    bootstrap: int = 1000
+
+    def __post_init__(self) -> None:
+        AuditOptions(resamples=self.bootstrap, language=self.language)
+        if any(requirement.probe == "disagreement" for requirement in self.requirements):
+            raise ConfigurationError(
+                "needs human pairs, which a run does not give its audit",
+                where="audit.require.disagreement",
+                cure="take it out, and use guerdon audit --pairs",
+            )
+        if self.sources is not None and self.sources < 2:
+            raise ConfigurationError(f"{self.sources} give no interval", where="audit.sources", cure="give at least 2")
+
+    @property
+    def requirements(self) -> list[Requirement]:
+        """What must hold."""
+        return requirements_of(self.require)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -53,6 +53,7 @@ class Writer:
         slots: patterns that count slot errors; None where there are none.
         decoding: of the policies.
         progress: is told how far it is.
+        judges: rewards of one part that were not optimised, by the name of the measure.
     """
 
     examples: Sequence[Example]
@@ -61,6 +62,13 @@ class Writer:
     slots: SlotPatterns | None
     decoding: DecodingOptions
     progress: Progressing
+    judges: Mapping[str, Reward] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> list[MeanMetric]:
+        """The measures that are means of one number for each output."""
+        judged = [MeanMetric(name, label=name.replace("_", ": ", 1), higher_is_better=True) for name in self.judges]
+        return ([SLOT_ERRORS] if self.slots is not None else []) + judged
 
     @cached_property
     def sources(self) -> list[str]:
@@ -120,7 +128,11 @@ class Writer:
         numbers = {}
         if self.slots is not None:
             numbers[SLOT_ERRORS.name] = [float(check.errors) for check in slot_errors(self.slots, self.sources, texts)]
-        judgement = None if self.reward is None else self.reward.judge(self._judged(self.examples, texts, finished))
+        judged = self._judged(self.examples, texts, finished)
+        for measure, judge in self.judges.items():
+            (part,) = judge.judge(judged).parts.values()
+            numbers[measure] = part.scores.tolist()
+        judgement = None if self.reward is None else self.reward.judge(judged)
         return SystemOutputs(name, label, texts, decoding, generated, finished, judgement, numbers)
 
     def _judged(self, examples: Sequence[Example], texts: Sequence[str], finished: Sequence[bool]) -> Judged:

@@ -33,7 +33,7 @@ SIZES = {"train": 1500, "validation": 150, "test": 200}
 TITLES = {"validation": 60, "test": 80}  # of 1,024; training has the others
 NOISE = 0.15
 
-_VALUES: dict[str, Sequence[str]] = {
+VALUES: dict[str, Sequence[str]] = {
     "kind": tuple(lexicon.KINDS),
     "about": lexicon.TOPICS,
     "place": lexicon.PLACES,
@@ -43,8 +43,8 @@ _VALUES: dict[str, Sequence[str]] = {
     "audience": tuple(lexicon.AUDIENCES),
     "booking": tuple(lexicon.BOOKING_CLAUSES),
 }
-SLOTS = ("title", *_VALUES)
-_OPTIONAL = SLOTS[2:]
+SLOTS = ("title", *VALUES)
+OPTIONAL = SLOTS[2:]
 
 Slots = Mapping[str, str]
 
@@ -95,7 +95,7 @@ def entries(seed: int, split: str) -> list[Entry]:
     found: dict[str, Entry] = {}
     number = 0
     while len(found) < SIZES[split]:
-        draw = _Draw(generator(seed, f"quickstart {split}", number))
+        draw = Draw(generator(seed, f"quickstart {split}", number))
         slots = _event(draw, titles)
         entry = Entry(slots, _references(draw, slots, NOISE if split == "train" else 0.0))
         found.setdefault(entry.source, entry)
@@ -103,13 +103,14 @@ def entries(seed: int, split: str) -> list[Entry]:
     return list(found.values())
 
 
-class _Draw:
+class Draw:
     """Choices from one generator."""
 
     def __init__(self, numbers: np.random.Generator) -> None:
         self.numbers = numbers
 
     def chance(self, probability: float) -> bool:
+        """Whether something of this probability happens."""
         return bool(self.numbers.random() < probability)
 
     def among(self, items: Sequence[str]) -> str:
@@ -134,19 +135,19 @@ class _Draw:
 def _titles(seed: int) -> dict[str, list[str]]:
     """Every title, shared out among the splits."""
     every = [f"The {first} {second}" for first in lexicon.TITLE_FIRST for second in lexicon.TITLE_SECOND]
-    shuffled = _Draw(generator(seed, "quickstart titles")).order(every)
+    shuffled = Draw(generator(seed, "quickstart titles")).order(every)
     edges = np.cumsum([TITLES["validation"], TITLES["test"]])
     return {"validation": shuffled[: edges[0]], "test": shuffled[edges[0] : edges[1]], "train": shuffled[edges[1] :]}
 
 
-def _event(draw: _Draw, titles: Sequence[str]) -> Slots:
+def _event(draw: Draw, titles: Sequence[str]) -> Slots:
     """The slots of one event: title, kind and two to four others."""
-    chosen = draw.order(_OPTIONAL)[: 2 + int(draw.numbers.integers(3))]
-    values = {slot: draw.among(_VALUES[slot]) for slot in _VALUES if slot == "kind" or slot in chosen}
+    chosen = draw.order(OPTIONAL)[: 2 + int(draw.numbers.integers(3))]
+    values = {slot: draw.among(VALUES[slot]) for slot in VALUES if slot == "kind" or slot in chosen}
     return {"title": draw.among(titles), **values}
 
 
-def _references(draw: _Draw, slots: Slots, noise: float) -> tuple[Written, ...]:
+def _references(draw: Draw, slots: Slots, noise: float) -> tuple[Written, ...]:
     """Three or four references, no two alike."""
     wanted = 3 + int(draw.chance(0.5))
     texts: dict[str, Written] = {}
@@ -156,18 +157,18 @@ def _references(draw: _Draw, slots: Slots, noise: float) -> tuple[Written, ...]:
     return tuple(texts.values())
 
 
-def _reference(draw: _Draw, slots: Slots, noise: float) -> Written:
+def _reference(draw: Draw, slots: Slots, noise: float) -> Written:
     if not draw.chance(noise):
-        return Written(_write(draw, slots))
-    said, unsaid = [slot for slot in _OPTIONAL if slot in slots], [slot for slot in _OPTIONAL if slot not in slots]
+        return Written(write(draw, slots))
+    said, unsaid = [slot for slot in OPTIONAL if slot in slots], [slot for slot in OPTIONAL if slot not in slots]
     if draw.chance(0.5):
         omitted = draw.among(said)
-        return Written(_write(draw, {slot: value for slot, value in slots.items() if slot != omitted}), omitted=omitted)
+        return Written(write(draw, {slot: value for slot, value in slots.items() if slot != omitted}), omitted=omitted)
     added = draw.among(unsaid)
-    return Written(_write(draw, {**slots, added: draw.among(_VALUES[added])}), added=added)
+    return Written(write(draw, {**slots, added: draw.among(VALUES[added])}), added=added)
 
 
-def _write(draw: _Draw, slots: Slots) -> str:
+def write(draw: Draw, slots: Slots) -> str:
     """One announcement that says every slot once."""
     said_aside, clauses = _asides(draw, slots)
     hosted = "place" in slots and draw.chance(0.2)
@@ -179,7 +180,7 @@ def _write(draw: _Draw, slots: Slots) -> str:
     return _join(draw, sentences, clauses)
 
 
-def _circumstances(draw: _Draw, slots: Slots) -> list[str]:
+def _circumstances(draw: Draw, slots: Slots) -> list[str]:
     """Where and when, as phrases in some order; day and hour stay together."""
     where, when = [], []
     if slots.get("place"):
@@ -192,7 +193,7 @@ def _circumstances(draw: _Draw, slots: Slots) -> list[str]:
     return [*where, *when] if draw.chance(0.5) else [*when, *where]
 
 
-def _asides(draw: _Draw, slots: Slots) -> tuple[list[str], list[str]]:
+def _asides(draw: Draw, slots: Slots) -> tuple[list[str], list[str]]:
     """Price, audience and booking, each either as a phrase for the first sentence or as a clause of its own."""
     phrases, clauses = [], []
     if "audience" in slots:
@@ -213,19 +214,19 @@ def _asides(draw: _Draw, slots: Slots) -> tuple[list[str], list[str]]:
     return phrases, draw.order(clauses)
 
 
-def _what(draw: _Draw, slots: Slots, asides: Sequence[str]) -> str:
+def _what(draw: Draw, slots: Slots, asides: Sequence[str]) -> str:
     """The kind of event as a noun phrase, with its topic and asides."""
     topic = [draw.wording(lexicon.TOPIC_FORMS).format(slots["about"])] if "about" in slots else []
     return " ".join([draw.wording(lexicon.KINDS[slots["kind"]].nouns), *topic, *asides])
 
 
-def _hosted(draw: _Draw, slots: Slots, circumstances: Sequence[str], asides: Sequence[str]) -> str:
+def _hosted(draw: Draw, slots: Slots, circumstances: Sequence[str], asides: Sequence[str]) -> str:
     """The first sentence, with the place as its subject."""
     host = f"the {slots['place']} {draw.wording(lexicon.HOSTS)} {slots['title']}, {_what(draw, slots, asides)}"
     return " ".join([host, *circumstances])
 
 
-def _opening(draw: _Draw, slots: Slots, circumstances: Sequence[str], asides: Sequence[str]) -> str:
+def _opening(draw: Draw, slots: Slots, circumstances: Sequence[str], asides: Sequence[str]) -> str:
     """The first sentence: which event, what it is, and whatever was not left for later."""
     rest = list(circumstances)
     front = f"{rest.pop(0)}, " if rest and draw.chance(0.25) else ""
@@ -244,7 +245,7 @@ def _opening(draw: _Draw, slots: Slots, circumstances: Sequence[str], asides: Se
     )
 
 
-def _join(draw: _Draw, sentences: Sequence[str], clauses: Sequence[str]) -> str:
+def _join(draw: Draw, sentences: Sequence[str], clauses: Sequence[str]) -> str:
     """Clauses become sentences, or hang on the sentence before them."""
     joined = list(sentences)
     for clause in clauses:

@@ -59,6 +59,7 @@ def train_reward_model(
     seed: int = 0,
     progress: Progressing | None = None,
     tensorboard: bool = False,
+    name: str = "reward_model",
 ) -> TrainedRewardModel:
     """Trains one reward model, or an ensemble, on judgements of outputs.
 
@@ -70,6 +71,7 @@ def train_reward_model(
             from random weights.
         likelihood: the frozen policy, where ``config.model.surprisal`` is set.
         folder, seed, progress, tensorboard: as `guerdon.stages.finetune.finetune`.
+        name: of the stage in logs and checkpoints, for a folder in which several are trained.
 
     Raises:
         DataError: where nothing is left to train on or to validate with, a text is too long (with ``too_long="stop"``), or a
@@ -82,19 +84,19 @@ def train_reward_model(
     around = {"folder": folder, "seed": seed, "progress": progress, "tensorboard": tensorboard}
     training, held = _split(judgements, validation, config, seed)
     maker = RewardMaker(training, config, start, likelihood, seed)
-    temperatures = _cross_fitted(maker, training, around) if config.temperature_folds else {}
+    temperatures = _cross_fitted(maker, training, name, around) if config.temperature_folds else {}
     members = []
     for number in range(1, config.members + 1):
-        name = "reward_model" if number == 1 else f"reward_model-{number}"
-        members.append(maker.train(name, number, training, held, around))
+        own = name if number == 1 else f"{name}-{number}"
+        members.append(maker.train(own, number, training, held, around))
     first = members[0]
     for reason, count in first.dropped.items():
-        progress.say(f"reward_model: {count} of {len(training)} records or pairs dropped: {reason}")
+        progress.say(f"{name}: {count} of {len(training)} records or pairs dropped: {reason}")
     scorers = [maker.scorer(member, temperatures) for member in members]
     return TrainedRewardModel(scorers, [member.outcome for member in members], first.dropped, maker.reliability(first))
 
 
-def _cross_fitted(maker: RewardMaker, training: Records, around: Mapping[str, Any]) -> dict[int, float]:
+def _cross_fitted(maker: RewardMaker, training: Records, name: str, around: Mapping[str, Any]) -> dict[int, float]:
     """The temperature of each head, fitted to training comparisons by models that were trained without their sources."""
     config, seed = maker.config, maker.seed
     left: Records = training
@@ -107,7 +109,7 @@ def _cross_fitted(maker: RewardMaker, training: Records, around: Mapping[str, An
     for number, kept in enumerate(folds, 1):
         others = [record for other in folds if other is not kept for record in other]
         inner, held = split_by_source(others, config.held_out, seed, _source_key(config))
-        member = maker.train(f"reward_model-fold-{number}", number, inner, held, around)
+        member = maker.train(f"{name}-fold-{number}", number, inner, held, around)
         found += maker.differences(member, kept)
     temperatures = {}
     for head in sorted({head for head, _, _ in found}):

@@ -51,6 +51,7 @@ class SelectionOptions:
         aspects: the head that learns each aspect; an aspect that is not named is learnt by the head of its own name.
         unanimous: whether comparisons are dropped of which others prefer the opposite, or see a tie.
         least_weight: comparisons of less weight (fewer votes) are dropped.
+        doubtful: the factor of the weight of comparisons that ``unanimous`` or ``least_weight`` would drop; 0 drops them.
         margin: times the field ``margin_field`` is what the better output should win by (bradley_terry).
         margin_field: a field of the records, e.g. of the mean difference of scores; None for a margin that is the same for all.
     """
@@ -58,12 +59,20 @@ class SelectionOptions:
     aspects: Mapping[str, str] = field(default_factory=dict)
     unanimous: bool = False
     least_weight: float = 0.0
+    doubtful: float = 0.0
     margin: float = 0.0
     margin_field: str | None = None
 
     def __post_init__(self) -> None:
         if not (0.0 <= self.margin < float("inf") and 0.0 <= self.least_weight < float("inf")):
             raise ConfigurationError("margin and least_weight must not be negative", where="margin, least_weight")
+        doubted = self.unanimous or self.least_weight > 0
+        if not 0.0 <= self.doubtful <= 1.0 or (self.doubtful and not doubted):
+            raise ConfigurationError(
+                f"is {self.doubtful}, and there is {'something' if doubted else 'nothing'} to doubt",
+                where="select.doubtful",
+                cure="give 0 to 1, with unanimous or least_weight, which say what is doubtful",
+            )
         if self.margin_field is not None and not self.margin:
             raise ConfigurationError("margin_field is multiplied by margin, which is 0", where="margin", cure="give a factor")
 
@@ -146,12 +155,13 @@ class Collector:
         for comparison in comparisons:
             orders.setdefault(_about(comparison), set()).add(_order(comparison))
         for comparison in comparisons:
-            if options.unanimous and len(orders[_about(comparison)]) > 1:
-                self._dropped[CONTESTED] += 1
-            elif comparison.weight < options.least_weight:
-                self._dropped[FEW_VOTES] += 1
-            else:
+            contested = options.unanimous and len(orders[_about(comparison)]) > 1
+            if not contested and comparison.weight >= options.least_weight:
                 kept.append(comparison)
+            elif options.doubtful:
+                kept.append(replace(comparison, weight=options.doubtful * comparison.weight))
+            else:
+                self._dropped[CONTESTED if contested else FEW_VOTES] += 1
         return kept
 
     def _compared(self, comparison: Comparison, ties: bool) -> list[Item]:

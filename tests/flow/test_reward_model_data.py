@@ -11,6 +11,7 @@ import pytest
 from guerdon.data.batches import BatchOptions
 from guerdon.data.comparisons import Comparison
 from guerdon.data.judgements import ComparisonFields, read_comparisons
+from guerdon.errors import ConfigurationError
 from guerdon.models.reward_options import NgramOptions, RewardModelOptions
 from guerdon.rewards.learned import LearnedOptions, LearnedReward
 from guerdon.stages.reward_model import train_reward_model
@@ -69,6 +70,36 @@ def test_unanimous_pairs_are_those_that_nobody_contradicts(rows: list[dict[str, 
     assert found == expected
     assert len(found) > 4500
     assert len(comparisons) == len(found) + sum(kept.dropped.values())
+
+
+def test_what_is_doubtful_counts_for_less(rows: list[dict[str, Any]], comparisons: list[Comparison]) -> None:
+    firm = SelectionOptions(unanimous=True, least_weight=2)
+    soft = SelectionOptions(unanimous=True, least_weight=2, doubtful=0.25)
+    sure, every = (Collector(ASPECTS, select).comparisons(comparisons, ties=False, rankings=False) for select in (firm, soft))
+    assert len(every) == len(comparisons) - sum(every.dropped.values())
+    assert set(every.dropped) < set(sure.dropped)
+    found = []
+    for judged in (every, sure):
+        items: dict[tuple[object, ...], list[float]] = {}
+        for item in judged.items:
+            texts = (judged.pairs[item.outputs[0]][0], *(judged.pairs[i][1] for i in item.outputs))
+            items.setdefault((*texts, item.head), []).append(item.weight)
+        found.append({key: weights[0] for key, weights in items.items() if len(weights) == 1})  # judged in one unit alone
+    votes = found[0]
+    certain = {key: weight for key, weight in found[1].items() if key in votes}
+    assert len(certain) > 4000
+    scale = next(votes[key] / weight for key, weight in certain.items())
+    assert all(votes[key] == pytest.approx(scale * weight) for key, weight in certain.items())
+    given = {(c.source, *c.outputs, ASPECTS.index(str(c.aspect))): c.weight for c in comparisons if c.ranks == (1, 2)}
+    key = next(key for key, weight in given.items() if key in votes and weight == 1)  # a single vote: less than two
+    two = next(key for key, weight in given.items() if key in certain and weight == 2)
+    assert votes[key] / votes[two] == pytest.approx(0.25 * 1 / 2)
+
+
+def test_doubt_needs_something_to_doubt() -> None:
+    for wrong in ({"doubtful": 0.5}, {"doubtful": 1.5, "unanimous": True}, {"doubtful": -0.1, "least_weight": 2}):
+        with pytest.raises(ConfigurationError, match=r"select\.doubtful: is .* give 0 to 1, with unanimous or least_weight"):
+            SelectionOptions(**wrong)
 
 
 def test_a_small_linear_model_beats_length(comparisons: list[Comparison]) -> None:

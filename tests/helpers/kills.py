@@ -29,16 +29,17 @@ import yaml
 
 from guerdon.data.files import write_jsonl
 from guerdon.quickstart.corpus import build
+from guerdon.quickstart.judge import comparisons
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("pretrain", "finetune", "reinforce")
+STAGES = ("pretrain", "finetune", "reward_model", "judge", "prefer", "reinforce")  # in the order in which they run
 LOGS = ("metrics.jsonl", "samples.jsonl", "alarms.jsonl", "timings.jsonl")
 # The kinds of file operations that `Operations` tells apart in a stage, in the order in which a stage comes by them.
 WRITE, RENAME, BEST, LOG, CUT, REMOVE, SWAP, STORE = "write", "rename", "best", "log", "cut", "remove", "swap", "store"
 PHASES = (WRITE, RENAME, BEST, LOG, CUT, REMOVE, SWAP, STORE)
 ALARM = "alarm"  # a log of its own, opened at every step and seldom written to
 # Durations, the page that shows them, an empty file, and versions: a commit while a soak goes on is no difference.
-DIFFERS = {"timings.jsonl", "report.html", ".lock", "environment.json"}
+DIFFERS = {"timings.jsonl", "report.html", ".lock", "environment.json", "audit/audit.json", "audit/audit.html"}
 PATIENCE = 120.0  # seconds after which an attempt is given up
 
 
@@ -47,7 +48,11 @@ def write_recipe(folder: Path) -> Path:
     for (name, size), examples in zip({"train": 40, "validation": 6}.items(), build(1), strict=False):
         rows = ({"source": e.source, "references": list(e.references)} for e in examples[:size])
         write_jsonl(folder / f"{name}.jsonl", rows)
+    write_jsonl(folder / "pairs.jsonl", comparisons(1, "train")[:40])
     loop = {"validate_every": 4, "checkpoint_every": 2, "average_best": 2}
+    accuracy = {**loop, "criterion": "accuracy", "higher_is_better": True}
+    fields = {"weight": "votes_for", "against": "votes_against"}
+    judged = {"judgements": ["pairs.jsonl"], "fields": fields, "held_out": 0.25, "steps": 10, "loop": accuracy}
     recipe: dict[str, Any] = {
         "name": "killed",
         "data": {"train": "train.jsonl", "validation": "validation.jsonl"},
@@ -58,7 +63,16 @@ def write_recipe(folder: Path) -> Path:
         },
         "pretrain": {"references": True, "steps": 10, "batch": {"max_tokens": 600}, "max_length": 40, "loop": loop},
         "finetune": {"steps": 10, "batch": {"max_tokens": 600}, "accumulation": 2, "loop": loop},
-        "reward": [{"type": "chrf"}, {"type": "repetition", "weight": 0.5}],
+        "reward_model": {
+            **judged, "batch": {"max_tokens": 600}, "model": {"pooling": ["last"], "max_output": 96}, "members": 2,
+        },
+        "judge": {**judged, "model": {"kind": "linear", "ngrams": {"buckets": 99}}},
+        "prefer": {
+            "comparisons": "pairs.jsonl", "validation_share": 0.25, "fields": fields, "steps": 10,
+            "batch": {"max_tokens": 900}, "loop": accuracy, "too_long": "skip",
+        },
+        "reward": [{"type": "chrf"}, {"type": "repetition", "weight": 0.5}, {"type": "learned", "from": "reward_model"}],
+        "audit": {"sources": 4, "bootstrap": 100},
         "reinforce": {
             "steps": 10, "sources_per_step": 6, "samples_per_source": 2, "limit": {"absolute": 8}, "mle_weight": 0.1,
             "baseline": "running_mean", "normalisation": {"kind": "running"},

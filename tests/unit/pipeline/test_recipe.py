@@ -19,7 +19,14 @@ def written(tmp_path: Path, **changes: object) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["recipes/e2e.yaml", "recipes/e2e_faithful.yaml", "recipes/multi30k.yaml", "guerdon/quickstart/recipe.yaml"]
+    "name",
+    [
+        "recipes/e2e.yaml",
+        "recipes/e2e_faithful.yaml",
+        "recipes/e2e_feedback.yaml",
+        "recipes/multi30k.yaml",
+        "guerdon/quickstart/recipe.yaml",
+    ],
 )
 def test_shipped_recipes_are_valid_and_every_line_of_the_long_ones_is_known(name: str) -> None:
     recipe = read_recipe(ROOT / name)

@@ -200,7 +200,7 @@ WAYS = [
 @pytest.mark.parametrize("slot", PATTERNS)
 def test_patterns_see_each_way_and_nothing_else(slot: str) -> None:
     ways = [(value, text) for name, value, text in WAYS if name == slot]
-    assert {value for value, _ in ways} == set(PATTERNS[slot]) == set(corpus._VALUES[slot])
+    assert {value for value, _ in ways} == set(PATTERNS[slot]) == set(corpus.VALUES[slot])
     for value, text in ways:
         assert said(f"Thus: {text}.") == {slot: {value}}
 
@@ -232,7 +232,7 @@ def test_round_trip_to_a_file(tmp_path: Path) -> None:
 
 
 def test_earlier_wordings_are_commoner() -> None:
-    draw = corpus._Draw(generator(3, "test"))
+    draw = corpus.Draw(generator(3, "test"))
     counts = Counter(draw.wording(("a", "b", "c", "d")) for _ in range(12000))
     shares = np.array([counts[letter] for letter in "abcd"]) / 12000
     np.testing.assert_allclose(shares, np.array([12, 6, 4, 3]) / 25, atol=0.02)
