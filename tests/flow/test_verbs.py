@@ -198,7 +198,7 @@ def test_quickstart_says_what_its_corpus_is(tmp_path: Path, capsys: pytest.Captu
     folder = tmp_path / "first"
     quick = {
         "finetune": "{steps: 1, batch: {max_tokens: 512}, loop: {validate_every: 1, criterion: bleu, higher_is_better: true}}",
-        "reinforce": "null", "reward": "[]", "model.width": "8", "model.heads": "2", "model.feed_forward": "8",
+        "reinforce": "null", "reward": "[]", "audit": "null", "reward_model": "null", "model.width": "8", "model.heads": "2", "model.feed_forward": "8",
         "evaluation.validation_limit": "4", "evaluation.bootstrap": "100", "decoding": "{method: greedy, limit: {absolute: 4}}",
     }  # fmt: skip
     changes = [part for name, value in quick.items() for part in ("--set", f"{name}={value}")]
@@ -206,7 +206,9 @@ def test_quickstart_says_what_its_corpus_is(tmp_path: Path, capsys: pytest.Captu
     said = capsys.readouterr()
     assert "written by a program" in said.err
     assert "written by a program" in (folder / "report.html").read_text(encoding="utf-8")
-    assert {path.name for path in (folder / "data").iterdir()} == {"train.jsonl", "validation.jsonl", "test.jsonl"}
+    assert "a simulated judge made them" in said.err
+    files = {"train.jsonl", "validation.jsonl", "test.jsonl", "train_comparisons.jsonl", "validation_comparisons.jsonl"}
+    assert {path.name for path in (folder / "data").iterdir()} == files
 
 
 def test_generate_opens_the_last_stage_of_a_run(whole: Path, records: Path, tmp_path: Path) -> None:
