@@ -198,7 +198,8 @@ def test_quickstart_says_what_its_corpus_is(tmp_path: Path, capsys: pytest.Captu
     folder = tmp_path / "first"
     quick = {
         "finetune": "{steps: 1, batch: {max_tokens: 512}, loop: {validate_every: 1, criterion: bleu, higher_is_better: true}}",
-        "reinforce": "null", "reward": "[]", "audit": "null", "reward_model": "null", "model.width": "8", "model.heads": "2", "model.feed_forward": "8",
+        "reinforce": "null", "reward": "[]", "audit": "null", "reward_model": "null",
+        "model.width": "8", "model.heads": "2", "model.feed_forward": "8",
         "evaluation.validation_limit": "4", "evaluation.bootstrap": "100", "decoding": "{method: greedy, limit: {absolute: 4}}",
     }  # fmt: skip
     changes = [part for name, value in quick.items() for part in ("--set", f"{name}={value}")]
