@@ -7,9 +7,12 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from guerdon.data.comparisons import Comparison, pairs_of
 from guerdon.data.draws import key as draw_key
-from guerdon.errors import ConfigurationError, DataError
+from guerdon.errors import ConfigurationError, DataError, InputError
 
 
 class _HasSource(Protocol):
@@ -123,3 +126,22 @@ def split_by_source(
     held = set(ordered[: min(max(1, round(share * len(ordered))), len(ordered) - 1)])
     left = [record for record, source in zip(records, keys, strict=True) if source not in held]
     return left, [record for record, source in zip(records, keys, strict=True) if source in held]
+
+
+def folds_of(sources: Sequence[str], folds: int, seed: int) -> NDArray[np.int64]:
+    """The fold of each row, [n]: a source stands in one alone, and the folds have as many sources, up to one.
+
+    Which sources come together depends on the seed and the sources, not on their order.
+
+    Raises:
+        InputError: for fewer sources than folds, or fewer than two folds.
+    """
+    ordered = sorted(set(sources), key=lambda source: (draw_key(seed, f"fold {source}"), source))
+    if not 2 <= folds <= len(ordered):
+        raise InputError(
+            f"{len(ordered)} sources cannot be cut into {folds} folds",
+            where="folds",
+            cure="give at least 2 folds, and pairs of at least as many sources",
+        )
+    fold = {source: place % folds for place, source in enumerate(ordered)}
+    return np.array([fold[source] for source in sources], dtype=np.int64)

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guerdon.data.draws import generator
-from guerdon.evaluation.folds import folds_of, sums_by_source
+from guerdon.data.selection import folds_of
+from guerdon.evaluation.folds import sums_by_source
 from guerdon.metrics.base import FloatArray, MeanMetric
 from guerdon.metrics.significance import Interval, bootstrap_interval
 

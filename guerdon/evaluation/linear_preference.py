@@ -10,24 +10,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import regex  # type: ignore[import-untyped]
-from numpy.typing import NDArray
 
+from guerdon.data.selection import folds_of
 from guerdon.data.words import ngrams
 from guerdon.errors import ConfigurationError, DataError
 from guerdon.evaluation.calibration import fitted_temperature, log_loss
-from guerdon.evaluation.folds import folds_of
 from guerdon.evaluation.human_pairs import HumanPair
-from guerdon.metrics.base import FloatArray
 from guerdon.rewards.base import Judged, Reward
+from guerdon.training.convex import Sparse, fit_weights, held_out_margins
 
 _TOKEN = regex.compile(r"\w+(?:'\w+)?|[^\w\s]")
 _EDGES = ("\x02", "\x03")  # begin and end: no text holds them as tokens of a word
 Gram = tuple[str, ...]
-_Sparse = Any  # scipy.sparse.csr_matrix, which has no types
 
 
 @dataclass(frozen=True)
@@ -102,7 +98,7 @@ def train_linear(pairs: Sequence[HumanPair], options: LinearOptions | None = Non
         )
     features, names = _features(kept)
     fold = folds_of([pair.source for pair in kept], chosen.folds, chosen.seed)
-    held_out = {strength: _held_out(features, fold, strength) for strength in chosen.strengths}
+    held_out = {strength: held_out_margins(features, fold, strength) for strength in chosen.strengths}
     strength = min(chosen.strengths, key=lambda strength: log_loss(held_out[strength]))
     weights = fit_weights(features, strength)
     known = dict(zip(names, weights.tolist(), strict=True))
@@ -119,30 +115,13 @@ def grams(text: str) -> Counter[Gram]:
     return Counter(gram for n in (1, 2, 3) for gram in ngrams(tokens, n))
 
 
-def fit_weights(features: _Sparse, strength: float) -> FloatArray:
-    """argmin over w of Σ log(1 + e^(−x·w)) + λ/2 · ‖w‖², by L-BFGS; ``features`` [pairs, grams] are differences x."""
-    from scipy.optimize import minimize  # type: ignore[import-untyped]
-    from scipy.special import expit  # type: ignore[import-untyped]
-
-    turned = features.T.tocsr()
-
-    def loss(weights: FloatArray) -> tuple[float, FloatArray]:
-        margins = features @ weights
-        gradient = strength * weights - turned @ expit(-margins)
-        return float(np.logaddexp(0.0, -margins).sum() + strength / 2 * weights @ weights), gradient
-
-    found = minimize(loss, np.zeros(features.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 1000})
-    weights: FloatArray = found.x
-    return weights
-
-
 def _trained_on(pairs: Sequence[HumanPair], options: LinearOptions) -> tuple[list[HumanPair], bool]:
     unanimous = [pair for pair in pairs if pair.unanimous]
     enough = options.unanimous and len({pair.source for pair in unanimous}) >= options.folds
     return (unanimous, True) if enough else (list(pairs), False)
 
 
-def _features(pairs: Sequence[HumanPair]) -> tuple[_Sparse, list[Gram]]:
+def _features(pairs: Sequence[HumanPair]) -> tuple[Sparse, list[Gram]]:
     """f(chosen) − f(rejected) of each pair, [pairs, grams], and the grams."""
     from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
 
@@ -158,11 +137,3 @@ def _features(pairs: Sequence[HumanPair]) -> tuple[_Sparse, list[Gram]]:
                 values.append(float(count))
         ends.append(len(values))
     return csr_matrix((values, places, ends), shape=(len(pairs), len(columns))), list(columns)
-
-
-def _held_out(features: _Sparse, fold: NDArray[np.int64], strength: float) -> FloatArray:
-    """The margin of each pair under the weights trained on the other folds, [pairs]."""
-    margins = np.zeros(features.shape[0])
-    for number in range(int(fold.max()) + 1):
-        margins[fold == number] = features[fold == number] @ fit_weights(features[fold != number], strength)
-    return margins

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from guerdon.data.comparisons import Comparison, Rating
 from guerdon.data.records import Example
+from guerdon.data.selection import folds_of
 from guerdon.errors import ConfigurationError, DataError
 from guerdon.evaluation.audit import name_of
 from guerdon.evaluation.audit_scores import Resampling, Scores
 from guerdon.evaluation.calibration import Calibration, calibration, cross_fitted
 from guerdon.evaluation.ceiling import Ceiling, ceiling
-from guerdon.evaluation.folds import folds_of, sums_by_source
+from guerdon.evaluation.folds import sums_by_source
 from guerdon.evaluation.human_pairs import HumanPair, voted_pairs
 from guerdon.evaluation.judged_pairs import JudgedPairs, KnownPair, order_of, pair_scores, right, with_examples
 from guerdon.evaluation.learning_curve import Trainer, learning_curve

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from guerdon.evaluation.folds import folds_of
+from guerdon.data.selection import folds_of
 from guerdon.evaluation.human_pairs import HumanPair
 from guerdon.evaluation.judged_pairs import KnownPair, order_of
 from guerdon.evaluation.probes import words_of

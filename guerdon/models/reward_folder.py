@@ -23,14 +23,13 @@ from guerdon.data.tokenizer import Tokenizer
 from guerdon.errors import CheckpointError, ConfigurationError, DataError
 from guerdon.models.load import CONFIG, WEIGHTS, load_policy, load_weights, read_config, save_policy, save_tensors
 from guerdon.models.options import TransformerOptions
-from guerdon.models.reward_model import RewardBatch, RewardModel
+from guerdon.models.reward_model import RewardModel, read_texts
 from guerdon.models.reward_options import RewardModelOptions
-from guerdon.models.reward_text import EncodedTexts, Likelihood, RewardText, by_length
+from guerdon.models.reward_text import EncodedTexts, Likelihood, RewardText
 from guerdon.models.transformer import Transformer
 
 KIND, ENSEMBLE = "reward_model", "reward_models"
 _VERSION = 1
-_BATCH_TOKENS = 8192  # of a forward pass, padding included
 
 
 @dataclass(frozen=True)
@@ -92,13 +91,7 @@ class RewardScorer:
     def encoded_scores(self, texts: EncodedTexts) -> Tensor:
         """The raw scores of encoded texts, [n, heads], on the CPU. The model is left in evaluation mode."""
         self.model.eval()
-        dtype = torch.promote_types(next(self.model.parameters()).dtype, torch.float32)
-        found = torch.zeros(len(texts), len(self.heads), dtype=dtype)
-        features = [max(len(ids), len(known)) for ids, known in zip(texts.outputs, texts.ngrams, strict=True)]
-        for part in by_length(features, [len(ids) for ids in texts.sources], _BATCH_TOKENS):
-            batch = RewardBatch.of(texts, part, self.model.pad_id, self.model.device)
-            found[part] = self.model(batch).to(found)
-        return found
+        return read_texts(self.model, texts, self.model) if len(texts) else torch.zeros(0, len(self.heads))
 
     # --- folders
 

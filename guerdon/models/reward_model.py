@@ -5,7 +5,7 @@ Axes: n outputs, s source positions, t output positions, m width of the backbone
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,10 @@ from guerdon.data.padded import Padded
 from guerdon.models.dropout import Dropout
 from guerdon.models.options import PAD_ID, START_ID
 from guerdon.models.reward_options import RewardModelOptions
-from guerdon.models.reward_text import SURPRISALS, EncodedTexts
+from guerdon.models.reward_text import SURPRISALS, EncodedTexts, by_length
 from guerdon.models.transformer import Transformer
+
+_BATCH_TOKENS = 8192  # of a forward pass without gradients
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,10 @@ class RewardModel(nn.Module):
         self.register_buffer("measure_mean", torch.zeros(measured))
         self.register_buffer("measure_scale", torch.ones(measured))
         pooled = 0 if backbone is None else backbone.width * len(options.pooling)
-        self.norm = nn.LayerNorm(pooled) if pooled else nn.Identity()
+        frozen = options.trunk == "frozen"
+        self.norm = Scaled(pooled) if frozen else nn.LayerNorm(pooled) if pooled else nn.Identity()
+        if frozen:
+            backbone.requires_grad_(False)
         self.dropout = Dropout(options.dropout)
         width, inner = pooled + measured, options.hidden
         self.inner = nn.Linear(width, inner) if inner and width else None
@@ -108,14 +113,25 @@ class RewardModel(nn.Module):
         self.measure_mean.copy_(measures.mean(0))
         self.measure_scale.copy_(measures.std(0, correction=0).clamp(min=1e-6))
 
-    def forward(self, batch: RewardBatch) -> Tensor:
-        """The scores, [n, h]."""
+    def train(self, mode: bool = True) -> RewardModel:
+        """A frozen backbone draws no dropout in training either."""
+        super().train(mode)
+        if self.options.trunk == "frozen":
+            self.backbone.eval()
+        return self
+
+    def features(self, batch: RewardBatch) -> Tensor:
+        """What the heads read of each output, [n, p + measured]."""
         parts = [] if self.backbone is None else [self.norm(self.pooled(batch))]
         if len(self.measure_mean):
             parts.append((batch.measures.to(self.measure_mean.dtype) - self.measure_mean) / self.measure_scale)
+        return torch.cat(parts, dim=-1) if parts else batch.measures.new_zeros(len(batch.rows), 0)
+
+    def forward(self, batch: RewardBatch) -> Tensor:
+        """The scores, [n, h]."""
         total = batch.measures.new_zeros(len(batch.rows), len(self.options.heads)).to(self._dtype)
         if self.head is not None:
-            hidden = self.dropout(torch.cat(parts, dim=-1))
+            hidden = self.dropout(self.features(batch))
             if self.inner is not None:
                 hidden = self.dropout(functional.gelu(self.inner(hidden)))
             total = total + self.head(hidden)
@@ -161,6 +177,41 @@ class RewardModel(nn.Module):
         hidden, _ = self.backbone.encode(rows)
         own = torch.arange(rows.ids.shape[1], device=first.device) >= first[:, None]
         return hidden, rows.mask & own
+
+
+@torch.no_grad()
+def read_texts(model: RewardModel, texts: EncodedTexts, read: Callable[[RewardBatch], Tensor]) -> Tensor:
+    """``read`` of all texts, [n, columns], in batches of alike lengths; in float32 at least, on the CPU."""
+    sizes = [max(len(ids), len(known)) for ids, known in zip(texts.outputs, texts.ngrams, strict=True)]
+    found: Tensor | None = None
+    for part in by_length(sizes, [len(ids) for ids in texts.sources], _BATCH_TOKENS):
+        values = read(RewardBatch.of(texts, part, model.pad_id, model.device)).cpu()
+        if found is None:
+            found = torch.zeros(len(texts), values.shape[1], dtype=torch.promote_types(values.dtype, torch.float32))
+        found[part] = values.to(found)
+    return torch.zeros(0, 0) if found is None else found
+
+
+class Scaled(nn.Module):
+    """Columns less a mean, divided by a scale: those of the training outputs."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(columns))
+        self.register_buffer("scale", torch.ones(columns))
+
+    def fit(self, values: Tensor) -> None:
+        """Takes mean and deviation of each column of ``values`` [n, columns]; a constant column is not scaled."""
+        deviation = values.std(0, correction=0)
+        self.mean.copy_(values.mean(0))
+        self.scale.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """[n, columns] to the same."""
+        return (values - self.mean) / self.scale
 
 
 def _last(hidden: Tensor, mask: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from guerdon.models.options import TransformerOptions
 
 Kind = Literal["encoder_decoder", "encoder", "huggingface", "linear"]
 Pooling = Literal["last", "mean", "max"]
+Trunk = Literal["trained", "frozen"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class RewardModelOptions:
         heads: the names of the scores; empty for those that the training data name.
         pooling: which of the output's hidden states the heads see: that at which the last token was read, the mean, the largest
             of each column; several are put side by side.
+        trunk: "trained" with the rest, or "frozen" as the policy left it: its pooled states are then scaled to mean 0 and
+            deviation 1 over the training outputs instead of each by itself.
         hidden: width of a layer between the pooled states and the heads; 0 for none.
         dropout: of the pooled states while training.
         backbone_dropout: within the backbone, for guerdon's own.
@@ -91,6 +94,7 @@ class RewardModelOptions:
     kind: Kind = "encoder_decoder"
     heads: Sequence[str] = ()
     pooling: Sequence[Pooling] = ("last",)
+    trunk: Trunk = "trained"
     hidden: int = 0
     dropout: float = 0.1
     backbone_dropout: float = 0.1
@@ -110,6 +114,10 @@ class RewardModelOptions:
             raise ConfigurationError(
                 f"there is no {min(unknown)!r}", where="pooling", cure=f"choose of {', '.join(get_args(Pooling))}"
             )
+        made = self.kind == "linear" or self.scratch is not None
+        if self.trunk not in get_args(Trunk) or (self.trunk == "frozen" and made):
+            cure = "choose trained, or frozen with a policy to begin with"
+            raise ConfigurationError(f"{self.trunk!r} cannot be (kind {self.kind})", where="trunk", cure=cure)
         check_share("dropout", self.dropout)
         check_share("backbone_dropout", self.backbone_dropout)
         if self.hidden < 0 or self.max_source < 1 or self.max_output < 1:

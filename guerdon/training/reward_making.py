@@ -17,14 +17,16 @@ from guerdon.errors import ConfigurationError, DataError
 from guerdon.generator import Generator
 from guerdon.models.huggingface import HuggingFacePolicy
 from guerdon.models.reward_folder import HeadMoments, RewardScorer
-from guerdon.models.reward_model import RewardModel
+from guerdon.models.reward_model import RewardModel, Scaled, read_texts
 from guerdon.models.reward_options import RewardModelOptions
 from guerdon.models.reward_text import Likelihood, RewardText, Subwords, delexicalise
 from guerdon.models.transformer import Transformer
 from guerdon.training.around import surroundings
+from guerdon.training.convex import ExactOptions
 from guerdon.training.judged import Collector, EncodedJudgements, Item, Judged, heads_of
 from guerdon.training.judging import Judging
 from guerdon.training.loop import Loop, Outcome
+from guerdon.training.reward_exact import solve
 from guerdon.training.reward_training import RewardModelConfig, RewardTraining
 
 Records = Sequence[Comparison | Rating]
@@ -82,12 +84,25 @@ class RewardMaker:
             encoded, measured = _standardised(encoded, measured)
         judging = self._new(number, encoded, levels)
         trainee = RewardTraining(name, judging, encoded, measured, config, key(self.seed, "reward model", number))
+        if config.exact is not None:
+            outcome = self._solved(judging.model, trainee, encoded, data, config.exact)
+            judging.eval()
+            return Member(judging, encoded, outcome, data.dropped)
         given = (around["folder"], name, around["seed"], around["progress"], around["tensorboard"])
         with surroundings(*given) as inside:
             steps = config.total_steps(encoded, self.seed)
             outcome = Loop(trainee, steps, config.loop, config.optimiser, inside).run()
         judging.eval()
         return Member(judging, encoded, outcome, data.dropped)
+
+    def _solved(
+        self, model: RewardModel, trainee: RewardTraining, encoded: EncodedJudgements, data: Judged, options: ExactOptions
+    ) -> Outcome:
+        """The optimum; the held-out judgements measure it."""
+        slots = self._text.options.delexicalise
+        sources = [delexicalise(data.pairs[item.outputs[0]][0], "", slots)[0] for item in data.items]
+        solve(model, encoded, sources, options, self.seed)
+        return Outcome(0, "the optimum was found", trainee.validate(0), 0)
 
     def _judged(self, records: Records) -> Judged:
         config = self.config
@@ -116,6 +131,9 @@ class RewardMaker:
             model.to(self._start.device)
         if options.surprisal:
             model.standardise(training.texts.measures.to(model.device))
+        if isinstance(model.norm, Scaled):
+            model.eval()
+            model.norm.fit(read_texts(model, training.texts, model.pooled).to(model.device))
         judging = Judging(model, config.loss, levels, len(self.annotators), config.label_smoothing, config.centring)
         return judging.to(model.device)
 

@@ -14,6 +14,7 @@ from guerdon.errors import ConfigurationError
 from guerdon.models.reward_model import RewardBatch
 from guerdon.models.reward_options import RewardModelOptions
 from guerdon.objectives.preference import check_label_smoothing
+from guerdon.training.convex import ExactOptions
 from guerdon.training.judged import EncodedJudgements, Item, SelectionOptions
 from guerdon.training.judging import OF_RATINGS, JudgementLoss, Judging, correct
 from guerdon.training.precision import autocast
@@ -45,6 +46,8 @@ class RewardModelConfig(SupervisedOptions):
         members: how many reward models are trained, from different random weights and orders of the data: an ensemble.
         temperature_folds: parts of the training sources for each of which another model is trained on the others, to fit the
             temperature by; 0 leaves it at 1.
+        exact: finds the optimum itself instead of making steps, where the weights that are trained enter linearly (kind
+            linear, or a frozen trunk, and no layer between), for bradley_terry; seeds and dropout do not matter then.
         too_long: what to do with a judgement of texts that the model cannot take: stop, or skip and count it.
     """
 
@@ -57,6 +60,7 @@ class RewardModelConfig(SupervisedOptions):
     held_out: float = 0.1
     members: int = 1
     temperature_folds: int = 0
+    exact: ExactOptions | None = None
     too_long: Literal["stop", "skip"] = "stop"
     batch: BatchOptions = field(default_factory=lambda: BatchOptions(max_tokens=4096))
     optimiser: OptimiserOptions = field(
@@ -104,6 +108,27 @@ class RewardModelConfig(SupervisedOptions):
                 f"nothing measures {self.loop.criterion!r}",
                 where="reward_model.loop.criterion",
                 cure=f"choose {' or '.join(self.figures)}",
+            )
+
+    def check_length(self) -> None:
+        """See `SupervisedOptions`; no steps are made where the optimum is found itself."""
+        if self.exact is None:
+            super().check_length()
+            return
+        model = self.model
+        given = {
+            "epochs": self.epochs, "steps": self.steps, "label_smoothing": self.label_smoothing, "centring": self.centring,
+            "reliability": self.reliability, "select.margin": self.select.margin, "model.hidden": model.hidden,
+            "members": self.members - 1,
+        }  # fmt: skip
+        for name, value in given.items():
+            if value:
+                raise ConfigurationError("is not for an exact optimum", where=f"reward_model.{name}", cure="take it out")
+        if self.loss != "bradley_terry" or (model.kind != "linear" and model.trunk != "frozen"):
+            raise ConfigurationError(
+                f"the loss is {self.loss}, the kind {model.kind} and the trunk {model.trunk}: there is no optimum to find",
+                where="reward_model.exact",
+                cure="choose bradley_terry, and the kind linear or a frozen trunk",
             )
 
     def _only_bradley_terry(self) -> dict[str, object]:

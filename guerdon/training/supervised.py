@@ -58,13 +58,17 @@ class SupervisedOptions:
     loop: LoopOptions = field(default_factory=LoopOptions)
 
     def __post_init__(self) -> None:
+        self.check_length()
+        check_precision(self.precision)
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ConfigurationError(f"{self.label_smoothing} is not a share", where="label_smoothing", cure="0 to below 1")
+
+    def check_length(self) -> None:
+        """Refuses, as a `ConfigurationError`, options that do not say how long to train."""
         if (self.epochs is None) == (self.steps is None):
             raise ConfigurationError("needs either epochs or steps", where="epochs, steps", cure="give exactly one of them")
         if not (self.epochs or self.steps or 0) > 0 or self.accumulation < 1:
             raise ConfigurationError("epochs, steps and accumulation must be more than 0", where="epochs, steps, accumulation")
-        check_precision(self.precision)
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise ConfigurationError(f"{self.label_smoothing} is not a share", where="label_smoothing", cure="0 to below 1")
 
     def total_steps(self, pairs: HasLengths, seed: int) -> int:
         """The optimiser steps of the whole stage."""

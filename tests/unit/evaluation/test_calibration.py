@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guerdon.data.selection import folds_of
 from guerdon.errors import InputError
 from guerdon.evaluation.calibration import (
     calibration,
@@ -20,7 +21,7 @@ from guerdon.evaluation.calibration import (
     log_loss,
     probabilities,
 )
-from guerdon.evaluation.folds import folds_of, sums_by_source
+from guerdon.evaluation.folds import sums_by_source
 
 
 def made(n, temperature, seed=0):

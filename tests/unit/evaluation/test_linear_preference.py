@@ -15,7 +15,8 @@ from guerdon.data.judgements import ComparisonFields, read_comparisons
 from guerdon.errors import ConfigurationError, DataError
 from guerdon.evaluation import linear_preference
 from guerdon.evaluation.human_pairs import HumanPair, voted_pairs
-from guerdon.evaluation.linear_preference import LinearOptions, fit_weights, grams, train_linear
+from guerdon.evaluation.linear_preference import LinearOptions, grams, train_linear
+from guerdon.training.convex import fit_weights
 
 DATA = Path(os.environ.get("GUERDON_DATA", Path(__file__).resolve().parents[4] / "shared" / "data")) / "e2e_human"
 OPTIONS = LinearOptions(strengths=(0.1, 1.0), folds=3)
