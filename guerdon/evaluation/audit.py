@@ -22,6 +22,7 @@ from guerdon.evaluation.human_pairs import HumanPair
 from guerdon.evaluation.probes import PROBES, Corpus
 from guerdon.evaluation.requirements import Requirement, outcomes
 from guerdon.evaluation.rewording import language_of
+from guerdon.metrics.significance import check_resamples
 from guerdon.metrics.slots import SlotPatterns
 from guerdon.rewards.base import Judged, Judgement, Reward
 from guerdon.rewards.normalise import NormaliserOptions
@@ -46,10 +47,7 @@ class AuditOptions:
 
     def __post_init__(self) -> None:
         language_of(self.language)
-        if self.resamples < 100:
-            raise ConfigurationError(
-                f"{self.resamples} resamples give no 95% interval", where="resamples", cure="give at least 100"
-            )
+        check_resamples(self.resamples, "resamples")
 
 
 def audit(

@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from guerdon.data.files import reported, write_atomically
 from guerdon.evaluation.audit_results import Audit, Preference, Shown
 from guerdon.evaluation.audit_wording import facts, findings, interval_of, percent
-from guerdon.evaluation.pages import render_page
+from guerdon.evaluation.pages import render_page, write_with_page
 from guerdon.evaluation.plots import share_bar
 from guerdon.evaluation.probes import PROBES, Probe
 from guerdon.evaluation.wording import short, signed
@@ -47,11 +46,7 @@ def write_audit(audit: Audit, folder: Path) -> Path:
     Raises:
         InputError, GuerdonError: when they cannot be written (see `guerdon.data.files.write_atomically`).
     """
-    with reported(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    audit.write(folder)
-    write_atomically(folder / AUDIT_PAGE, [render_audit(audit).encode()])
-    return folder / AUDIT_PAGE
+    return write_with_page(audit, folder, AUDIT_PAGE, render_audit(audit))
 
 
 def render_audit(audit: Audit) -> str:

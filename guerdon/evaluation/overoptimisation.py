@@ -21,7 +21,7 @@ from guerdon.data.files import write_atomically
 from guerdon.errors import ConfigurationError, InputError
 from guerdon.evaluation.best_of_n import expected_best, kl_of_best_of_n, powers_of_two
 from guerdon.metrics.base import FloatArray
-from guerdon.metrics.significance import Interval
+from guerdon.metrics.significance import Interval, check_resamples
 
 OVEROPTIMISATION = "overoptimisation.json"
 PROXY = "proxy"
@@ -46,10 +46,7 @@ class OveroptimisationOptions:
     def __post_init__(self) -> None:
         if self.most < 2:
             raise ConfigurationError(f"best of {self.most} is no choice", where="most", cure="give at least 2")
-        if self.resamples < 100:
-            raise ConfigurationError(
-                f"{self.resamples} resamples give no 95% interval", where="resamples", cure="give at least 100"
-            )
+        check_resamples(self.resamples, "resamples")
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from guerdon.data.files import reported, write_atomically
 from guerdon.evaluation.overoptimisation import PROXY, Course, Difference, Overoptimisation, Stop, root_kl
-from guerdon.evaluation.pages import render_page
+from guerdon.evaluation.pages import render_page, write_with_page
 from guerdon.evaluation.plots import WIDE, Chart, Series, line_chart
 from guerdon.evaluation.wording import between, short, signed
 from guerdon.metrics.significance import Interval
@@ -25,11 +24,7 @@ def write_overoptimisation(found: Overoptimisation, folder: Path) -> Path:
     Raises:
         InputError, GuerdonError: when they cannot be written (see `guerdon.data.files.write_atomically`).
     """
-    with reported(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    found.write(folder)
-    write_atomically(folder / PAGE, [render(found).encode()])
-    return folder / PAGE
+    return write_with_page(found, folder, PAGE, render(found))
 
 
 def render(found: Overoptimisation) -> str:

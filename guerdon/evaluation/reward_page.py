@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from guerdon.data.files import reported, write_atomically
 from guerdon.evaluation.audit_wording import interval_of, percent
 from guerdon.evaluation.calibration import Calibration
-from guerdon.evaluation.pages import render_page
+from guerdon.evaluation.pages import render_page, write_with_page
 from guerdon.evaluation.plots import Chart, Series, line_chart, share_bar, whisker
 from guerdon.evaluation.reward_results import RewardEvaluation, Scorer
 from guerdon.evaluation.reward_tables import best_group, correlation_text, facts, gap_text, percents, sentences
@@ -57,11 +56,7 @@ def write_reward_evaluation(found: RewardEvaluation, folder: Path) -> Path:
     Raises:
         InputError, GuerdonError: when they cannot be written (see `guerdon.data.files.write_atomically`).
     """
-    with reported(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    found.write(folder)
-    write_atomically(folder / PAGE, [render(found).encode()])
-    return folder / PAGE
+    return write_with_page(found, folder, PAGE, render(found))
 
 
 def render(found: RewardEvaluation) -> str:

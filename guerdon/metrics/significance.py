@@ -49,6 +49,12 @@ class Comparison:
     p: float
 
 
+def check_resamples(count: int, where: str) -> None:
+    """Refuses, as a `ConfigurationError` of the option ``where``, fewer than 100 resamples."""
+    if count < 100:
+        raise ConfigurationError(f"{count} resamples give no 95% interval", where=where, cure="give at least 100")
+
+
 def bootstrap_interval(measure: Measure, statistics: FloatArray, samples: int = 1000, seed: int = 0) -> Interval:
     """The score of one system, with the 2.5 and 97.5 percentiles of its bootstrap distribution.
 
@@ -143,10 +149,7 @@ def _jackknife_error(left_out: FloatArray) -> float:
 
 def _resampled(measure: Measure, statistics: FloatArray, samples: int, seed: int) -> FloatArray:
     """The score of each resample, [samples]."""
-    if samples < 100:
-        raise ConfigurationError(
-            f"{samples} resamples give no 95% interval", where="samples", cure="take 1000, or at least 100"
-        )
+    check_resamples(samples, "samples")
     n = len(statistics)
     draws = generator(seed, "bootstrap", n)
     rows = max(1, _DRAWS_AT_ONCE // n)

@@ -85,9 +85,7 @@ def execute(recipe: Recipe, folder: Path, progress: Progressing) -> Result:
 def evaluate(run: Run) -> Evaluation:
     """Trains what is not yet trained, writes every system's outputs, and measures them; ``evaluation.json`` at the end."""
     recipe = run.recipe
-    if recipe.reward_model is not None:
-        run.scorer("reward_model")
-    run.audited()
+    run.ready()
     examples = run.examples(measured_split(recipe))
     writer = Writer(examples, run.reward, normalisation(recipe), run.slots, recipe.decoding, run.progress, judges(run))
     systems = _systems(run, writer)

@@ -73,6 +73,8 @@ class GridRuns:
 
     def train(self) -> None:
         """Every run and control that is not finished, and what it writes for the test sources; seed by seed."""
+        if self.recipe.reward_model is not None or self.recipe.audit is not None:
+            self._held(self.base, self.base.ready)
         runs = [(seed, cell) for seed in self.plan.seeds for cell in self.plan.cells]
         for number, (seed, cell) in enumerate(runs, 1):
             controls: list[Control] = ["none", *(self.where.controls if cell is self.plan.cells[0] else ())]

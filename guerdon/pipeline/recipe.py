@@ -21,6 +21,7 @@ from guerdon.pipeline.sections import (
     ControlsSection,
     DataSection,
     EvaluationSection,
+    JudgeSection,
     PreferSection,
     PretrainSection,
     RewardModelSection,
@@ -71,7 +72,7 @@ class Recipe(BaseModel):
     finetune: FinetuneConfig | None = None
     prefer: PreferSection | None = None
     reward_model: RewardModelSection | None = None
-    judge: RewardModelSection | None = None
+    judge: JudgeSection | None = None
     reward: list[dict[str, Any]] = []
     audit: AuditSection | None = None
     reinforce: ReinforceConfig | None = None

@@ -215,7 +215,7 @@ class Run:
     def _drawn(self, generator: Generator, section: PreferSection) -> Preferences:
         reward = self.reward
         assert reward is not None, "a recipe that draws comparisons without a reward is refused when it is read"
-        self.audited()
+        self.ready()
         examples = self.prompts(generator), self.judged_at_validation()
         return drawn_preferences(self.recipe, section, self.files, generator, reward, *examples, self.progress)
 
@@ -223,14 +223,20 @@ class Run:
         """The folder of a reward model, trained on judgements."""
         return self.scorers.trained(name, self.log, self._around())
 
-    def audited(self) -> None:
-        """The audit of the reward, where the recipe has the section.
+    def ready(self) -> None:
+        """Makes the reward ready to train a policy on: trains its reward model and audits it, where the recipe says so.
+
+        A run that has its reward from another one (``like``) leaves this to that one.
 
         Raises:
-            RewardError: where a requirement is not met.
+            RewardError: where a requirement of the audit is not met.
         """
+        if self.like is not None:
+            return
+        if self.recipe.reward_model is not None:
+            self.scorer("reward_model")
         section, reward = self.recipe.audit, self.reward
-        if section is not None and reward is not None and self.like is None:
+        if section is not None and reward is not None:
             examples = self.examples("validation")[: section.sources]
             audit_stage(self.recipe, section, reward, examples, self.slots, self.files, self.log, self.progress)
 
@@ -242,9 +248,7 @@ class Run:
         reward, config = self.reward, replace(section, control=control)
         assert reward is not None, "a recipe with reinforcement and no reward is refused when it is read"
         validation = self.judged_at_validation()
-        if self.like is None and self.recipe.reward_model is not None:
-            self.scorer("reward_model")
-        self.audited()
+        self.ready()
         return self._stage(
             "reinforce" if control == "none" else f"reinforce-{control}",
             self.preferred,

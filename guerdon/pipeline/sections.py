@@ -10,8 +10,9 @@ from guerdon.data.judgements import ComparisonFields, RatingFields
 from guerdon.data.records import FieldMap
 from guerdon.decoding import SamplingOptions
 from guerdon.errors import ConfigurationError
-from guerdon.evaluation.audit import AuditOptions
 from guerdon.evaluation.requirements import Requirement, requirements_of
+from guerdon.evaluation.rewording import language_of
+from guerdon.metrics.significance import check_resamples
 from guerdon.stages.pretrain import PretrainConfig
 from guerdon.training.drawn import FromReward
 from guerdon.training.preferences import FIGURES, PreferConfig
@@ -139,9 +140,8 @@ class PreferSection(PreferConfig):
 class RewardModelSection(RewardModelConfig):
     """A reward model that the run trains, and its judgements.
 
-    That of the section ``reward_model`` is used by a part of the reward with ``from: reward_model``; that of the section
-    ``judge`` is never optimised, and the systems are measured by it. The backbone begins with the run's fine-tuned policy,
-    unless ``model.scratch`` is given or the kind is linear.
+    A part of the reward uses it with ``from: reward_model``. The backbone begins with the run's fine-tuned policy, unless
+    ``model.scratch`` is given or the kind is linear.
 
     Attributes:
         judgements: files of comparisons, or of ratings where the loss learns from these; relative to ``data.folder``.
@@ -168,6 +168,18 @@ class RewardModelSection(RewardModelConfig):
 
 
 @dataclass(frozen=True)
+class JudgeSection(RewardModelSection):
+    """A reward model of other judgements, which is never optimised: the systems are measured by it."""
+
+    def __post_init__(self) -> None:
+        try:
+            super().__post_init__()
+        except ConfigurationError as error:
+            where = (error.where or "judge").replace("reward_model", "judge", 1)
+            raise ConfigurationError(error.what, where=where, cure=error.cure) from error
+
+
+@dataclass(frozen=True)
 class AuditSection:
     """The audit of the reward, before a policy is trained on it: see `guerdon.evaluation.audit`.
 
@@ -186,7 +198,8 @@ class AuditSection:
     bootstrap: int = 1000
 
     def __post_init__(self) -> None:
-        AuditOptions(resamples=self.bootstrap, language=self.language)
+        check_resamples(self.bootstrap, "audit.bootstrap")
+        language_of(self.language)
         if any(requirement.probe == "disagreement" for requirement in self.requirements):
             raise ConfigurationError(
                 "needs human pairs, which a run does not give its audit",
@@ -219,10 +232,7 @@ class EvaluationSection:
     validation_limit: int | None = None
 
     def __post_init__(self) -> None:
-        if self.bootstrap < 100:
-            raise ConfigurationError(
-                f"{self.bootstrap} resamples give no 95% interval", where="evaluation.bootstrap", cure="give at least 100"
-            )
+        check_resamples(self.bootstrap, "evaluation.bootstrap")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ one optimum, whatever the seed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,12 +78,19 @@ def held_out_margins(
 
 
 def best_strength(
-    differences: Sparse, fold: NDArray[np.int64], strengths: Sequence[float], counts: FloatArray | None = None
+    differences: Sparse,
+    fold: NDArray[np.int64],
+    strengths: Sequence[float],
+    counts: FloatArray | None = None,
+    tried: Callable[[], None] | None = None,
 ) -> float:
-    """The λ under whose weights pairs of held-out folds have the least loss."""
+    """The λ under whose weights pairs of held-out folds have the least loss; ``tried`` is called after each."""
     each = np.ones(differences.shape[0]) if counts is None else counts
 
     def loss(strength: float) -> float:
-        return float(each @ np.logaddexp(0.0, -held_out_margins(differences, fold, strength, counts)))
+        margins = held_out_margins(differences, fold, strength, counts)
+        if tried is not None:
+            tried()
+        return float(each @ np.logaddexp(0.0, -margins))
 
     return min(strengths, key=loss)

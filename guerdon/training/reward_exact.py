@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,14 @@ from guerdon.training.convex import ExactOptions, Sparse, best_strength, fit_wei
 from guerdon.training.judged import EncodedJudgements, Item
 
 
-def solve(model: RewardModel, training: EncodedJudgements, sources: Sequence[str], options: ExactOptions, seed: int) -> None:
+def solve(
+    model: RewardModel,
+    training: EncodedJudgements,
+    sources: Sequence[str],
+    options: ExactOptions,
+    seed: int,
+    tried: Callable[[], None] | None = None,
+) -> None:
     """Gives heads and n-grams the weights that `guerdon.training.convex` finds for each head's comparisons.
 
     Args:
@@ -25,6 +32,7 @@ def solve(model: RewardModel, training: EncodedJudgements, sources: Sequence[str
         sources: of each comparison, for the folds.
         options: the strengths to choose from, by folds.
         seed: of the folds.
+        tried: is called after each strength that was tried for a head.
 
     Raises:
         DataError: for a head with comparisons of fewer sources than folds.
@@ -41,7 +49,7 @@ def solve(model: RewardModel, training: EncodedJudgements, sources: Sequence[str
         differences, counts = _differences(features, [item for item, _ in own])
         used = np.flatnonzero(np.asarray(abs(differences).sum(0)).ravel())  # most buckets are empty
         fold = folds_of([source for _, source in own], options.folds, seed)
-        strength = best_strength(differences[:, used], fold, options.strengths, counts)
+        strength = best_strength(differences[:, used], fold, options.strengths, counts, tried)
         weights = np.zeros(features.shape[1])
         weights[used] = fit_weights(differences[:, used], strength, counts)
         _place(model, head, torch.from_numpy(weights))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +27,7 @@ from guerdon.training.convex import ExactOptions
 from guerdon.training.judged import Collector, EncodedJudgements, Item, Judged, heads_of
 from guerdon.training.judging import Judging
 from guerdon.training.loop import Loop, Outcome
+from guerdon.training.progress import Progressing
 from guerdon.training.reward_exact import solve
 from guerdon.training.reward_training import RewardModelConfig, RewardTraining
 
@@ -85,7 +87,7 @@ class RewardMaker:
         judging = self._new(number, encoded, levels)
         trainee = RewardTraining(name, judging, encoded, measured, config, key(self.seed, "reward model", number))
         if config.exact is not None:
-            outcome = self._solved(judging.model, trainee, encoded, data, config.exact)
+            outcome = self._solved(trainee, judging.model, encoded, data, config.exact, around["progress"])
             judging.eval()
             return Member(judging, encoded, outcome, data.dropped)
         given = (around["folder"], name, around["seed"], around["progress"], around["tensorboard"])
@@ -96,13 +98,23 @@ class RewardMaker:
         return Member(judging, encoded, outcome, data.dropped)
 
     def _solved(
-        self, model: RewardModel, trainee: RewardTraining, encoded: EncodedJudgements, data: Judged, options: ExactOptions
+        self,
+        trainee: RewardTraining,
+        model: RewardModel,
+        encoded: EncodedJudgements,
+        data: Judged,
+        options: ExactOptions,
+        progress: Progressing,
     ) -> Outcome:
         """The optimum; the held-out judgements measure it."""
         slots = self._text.options.delexicalise
         sources = [delexicalise(data.pairs[item.outputs[0]][0], "", slots)[0] for item in data.items]
-        solve(model, encoded, sources, options, self.seed)
-        return Outcome(0, "the optimum was found", trainee.validate(0), 0)
+        done = itertools.count(1)
+        progress.begin(trainee.name, len(options.strengths) * len(model.options.heads))
+        solve(model, encoded, sources, options, self.seed, lambda: progress.advance(next(done), {}))
+        found = trainee.validate(0)
+        progress.end("the optimum was found: " + "  ".join(f"{name} {value:.4g}" for name, value in found.items()))
+        return Outcome(0, "the optimum was found", found, 0)
 
     def _judged(self, records: Records) -> Judged:
         config = self.config

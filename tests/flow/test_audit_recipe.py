@@ -78,6 +78,21 @@ def test_comparisons_are_not_drawn_by_a_reward_that_fails(records: Path, tmp_pat
     assert not (tmp_path / "run" / "comparisons").exists()
 
 
+def test_a_comparison_audits_before_its_first_cell(records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    audit = {"bootstrap": 100, "require": {"empty": 0.05}}
+    recipe = write_recipe(records, tmp_path, reward=SILENT, audit=audit, reinforce=short(records))
+    grid = tmp_path / "grid"
+    command = ["compare", str(recipe), "--vary", "reinforce.baseline=none,leave_one_out", "--seeds", "2", "--folder", str(grid)]
+    assert answer([*command, "--gradients", "0", "--json"]) == 1
+    assert "the reward does not meet empty <= 0.05" in capsys.readouterr().err
+    assert (grid / "start" / "audit" / "audit.html").is_file()
+    assert not [*grid.glob("cells/*/*/reinforce*")]
+
+
+def short(records: Path) -> dict[str, Any]:
+    return {**tiny_recipe(records)["reinforce"], "steps": 2}
+
+
 def test_the_verb_takes_the_requirements_of_the_recipe(
     records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

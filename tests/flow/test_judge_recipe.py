@@ -100,3 +100,5 @@ def test_bad_judgements_name_their_section(records: Path, tmp_path: Path, capsys
     recipe = write_recipe(records, tmp_path)
     assert answer(["check", str(recipe), "--set", "judge.where.split=vald"]) == 2
     assert "judge.where: no judgement has {'split': 'vald'}" in capsys.readouterr().err
+    assert answer(["check", str(recipe), "--set", "judge.exact={}"]) == 2
+    assert "error: judge.steps: is not for an exact optimum; take it out" in capsys.readouterr().err

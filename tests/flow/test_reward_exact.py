@@ -15,7 +15,7 @@ from helpers.judged import comparisons
 from torch.nn import functional
 
 from guerdon.errors import ConfigurationError, DataError
-from guerdon.models.reward_model import RewardBatch
+from guerdon.models.reward_model import RewardBatch, read_texts
 from guerdon.models.reward_options import NgramOptions, RewardModelOptions
 from guerdon.rewards.learned import LearnedOptions, LearnedReward
 from guerdon.stages.reward_model import train_reward_model
@@ -81,6 +81,20 @@ def test_a_frozen_trunk_learns_by_steps_too() -> None:
     assert trained.outcomes[0].validation["accuracy"] > 0.7
     backbone = trained.scorers[0].model.backbone.state_dict()
     assert all(torch.equal(tensor, backbone[name]) for name, tensor in begun["start"].policy.state_dict().items())
+
+
+def test_a_frozen_trunk_is_scaled_by_the_training_outputs_and_draws_nothing() -> None:
+    given, begun = comparisons(), around(FROZEN)
+    noisy = replace(FROZEN, backbone_dropout=0.5)
+    (scorer,) = train_reward_model(given, exact(noisy), held_out(given), **begun).scorers
+    judged = Collector(scorer.heads, exact(noisy).select).comparisons(given, ties=False, rankings=False)
+    texts = EncodedJudgements.of(judged, scorer.text).texts
+    states = read_texts(scorer.model, texts, lambda batch: scorer.model.norm(scorer.model.pooled(batch)))
+    assert torch.allclose(states.mean(0), torch.zeros(states.shape[1]), atol=1e-4)
+    assert torch.allclose(states.std(0, correction=0), torch.ones(states.shape[1]), atol=1e-3)
+    batch = RewardBatch.of(texts, [0, 1, 2], scorer.model.pad_id)
+    scorer.model.train()
+    assert torch.equal(scorer.model.pooled(batch), scorer.model.pooled(batch))
 
 
 def test_temperatures_are_fitted_by_folds_here_as_well() -> None:

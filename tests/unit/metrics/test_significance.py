@@ -150,7 +150,7 @@ def test_one_output_tells_nothing():
 
 def test_refusals():
     a = MEAN.statistics_of([1, 2, 3])
-    with pytest.raises(ConfigurationError, match="take 1000"):
+    with pytest.raises(ConfigurationError, match="give at least 100"):
         bootstrap_interval(MEAN, a, samples=10)
     with pytest.raises(InputError, match="cannot pair 3 samples with 2"):
         paired_bootstrap(MEAN, a, a[:2])
