@@ -63,7 +63,3 @@ def answer(arguments: Sequence[str]) -> int:
 def main() -> None:
     """The entry point of the command ``guerdon``."""
     sys.exit(answer(sys.argv[1:]))
-
-
-if __name__ == "__main__":
-    main()

@@ -351,7 +351,7 @@ PROCESSES = ["missing file", "unknown option", "truncated weights", "a run with 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_real_process_says_the_same(name: str, tmp_path: Path, model: Path, records: Path) -> None:
     case, code, words = CASES[name]
-    command = [sys.executable, "-m", "guerdon.cli.main", *case(Bench(tmp_path, model, records))]
+    command = [sys.executable, "-m", "guerdon", *case(Bench(tmp_path, model, records))]
     debug = ["--debug"] if name == "truncated weights" else []
     done = subprocess.run([*command, *debug], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == code

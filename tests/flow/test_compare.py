@@ -243,7 +243,7 @@ def test_kills_change_no_byte(compared: Path, tmp_path: Path) -> None:
     for name in ("recipe.yaml", "fragile.py", "slots.yaml"):
         shutil.copy(compared / name, tmp_path)
     folder = tmp_path / "all"
-    command = [sys.executable, "-m", "guerdon.cli.main", "compare", str(tmp_path / "recipe.yaml"), *ASKED]
+    command = [sys.executable, "-m", "guerdon", "compare", str(tmp_path / "recipe.yaml"), *ASKED]
     for calls in ("6", "16", "0"):
         environment = {**os.environ, "FRAGILE": calls, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(

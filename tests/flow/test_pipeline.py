@@ -250,7 +250,7 @@ def test_kills_change_no_byte(whole: Path, tmp_path: Path) -> None:
     for name in ("recipe.yaml", "fragile.py", "slots.yaml"):
         shutil.copy(whole / name, tmp_path)
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "guerdon.cli.main", "run", str(tmp_path / "recipe.yaml"), "--folder", str(folder)]
+    command = [sys.executable, "-m", "guerdon", "run", str(tmp_path / "recipe.yaml"), "--folder", str(folder)]
     stages = []
     for calls in ("6", "7", "9", "0"):
         environment = {**os.environ, "FRAGILE": calls, "OMP_NUM_THREADS": "1"}
