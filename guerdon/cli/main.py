@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from guerdon import __version__
-from guerdon.cli import audit, check, compare, evaluate, generate, overoptimise, quickstart, report, run, score
+from guerdon.cli import audit, check, compare, evaluate, export, generate, overoptimise, quickstart, report, run, score
 from guerdon.cli.common import run_command
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ VERBS = (
     overoptimise.overoptimise,
     compare.compare,
     report.report,
+    export.export,
 )
 for verb in VERBS:
     app.command()(verb)

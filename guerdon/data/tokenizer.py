@@ -107,6 +107,10 @@ class Tokenizer:
             folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / FILE_NAME, [self._content])
 
+    def tokens(self) -> list[str]:
+        """The name of each id: its bytes, each written as a visible character (as GPT-2 does)."""
+        return [str(self._backend.id_to_token(token)) for token in range(self.vocabulary_size)]
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text, never a special one; no start or end is added.
 

