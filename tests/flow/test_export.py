@@ -46,7 +46,8 @@ def test_transformers_writes_the_same_texts(sharp: Path, records: Path, tmp_path
         generator.decoding = DecodingOptions(method="greedy", limit=LengthLimit(absolute=20))
         generator.save(sharp)
     found = export(str(sharp), "huggingface", tmp_path / "there")
-    assert found.largest_difference < 1e-3 and not found.left_out
+    assert found.largest_difference < 1e-3
+    assert not found.left_out
     theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "there")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "there")
     outputs = theirs.generate(**tokenizer(texts, return_tensors="pt", padding=True))
@@ -121,8 +122,10 @@ def test_bad_usage(
     (tmp_path / "full" / "kept.txt").write_text("kept")
     assert answer(["export", str(sharp), *arguments]) == 2
     said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and told in said[0]
-    assert not (tmp_path / "new").exists() and (tmp_path / "full" / "kept.txt").read_text() == "kept"
+    assert len(said) == 1
+    assert told in said[0]
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "full" / "kept.txt").read_text() == "kept"
 
 
 def test_another_model_is_not_kept(sharp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
