@@ -32,6 +32,7 @@ from guerdon.errors import ConfigurationError, InputError
 from guerdon.models.evaluation import outside_nucleus
 from guerdon.models.policy import Policy
 
+_BLOCK = 64  # tokens
 _COMPACT = 0.75  # finished rows leave when at most this share still runs: leaving copies the caches of the rest
 
 
@@ -181,14 +182,28 @@ def filter_logits(logits: Tensor, options: SamplingOptions) -> Tensor:
 
 
 def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """The first token whose cumulative probability reaches the uniform number: int64 [r], from [r, v] and [r] in (0, 1].
+    """The token at which the cumulative probability reaches the uniform number: int64 [r], from [r, v] and [r] in (0, 1].
 
-    The sum is taken in float64, and the number is scaled by the row's own total, which it cannot exceed: the token found
-    raised the sum, so that one of probability 0 is never drawn, whatever the rounding.
+    First the block of `_BLOCK` tokens is found, then the token within it: a running sum over the whole vocabulary costs more
+    than the softmax. Sums of blocks are of the probabilities' own precision, running sums float64. The number is scaled by
+    the total, within the block by the block's: it cannot exceed it, and the token found raised the sum, so that one of
+    probability 0 is never drawn, whatever the rounding.
     """
-    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
-    tokens = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:])[:, 0]
-    return tokens.clamp(max=probabilities.shape[-1] - 1)  # out of range only in a row of nan, which `_Book.close` reports
+    size = probabilities.shape[1]
+    whole = size - size % _BLOCK
+    sums = probabilities[:, :whole].unflatten(1, (-1, _BLOCK)).sum(-1)
+    if whole < size:
+        sums = torch.cat([sums, probabilities[:, whole:].sum(-1, keepdim=True)], dim=1)
+    ends = sums.cumsum(-1, dtype=torch.float64)
+    goal = uniform[:, None] * ends[:, -1:]
+    block = torch.searchsorted(ends, goal).clamp(max=ends.shape[1] - 1)  # beyond only in rows of nan, which `_Book` reports
+    begin = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
+    places = block * _BLOCK + torch.arange(_BLOCK, device=block.device)
+    held = torch.where(places < size, probabilities.gather(1, places.clamp(max=size - 1)), 0.0)
+    within = held.cumsum(-1, dtype=torch.float64)
+    share = (goal - begin) / (ends.gather(1, block) - begin)
+    token = torch.searchsorted(within, share.clamp(max=1.0) * within[:, -1:])
+    return (block * _BLOCK + token)[:, 0].clamp(max=size - 1)
 
 
 class _Book:

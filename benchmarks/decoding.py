@@ -1,0 +1,229 @@
+"""How fast guerdon, Hugging Face's ``generate`` and CTranslate2 write, with the same weights, for the same sources.
+
+    python benchmarks/decoding.py runs/multi30k/finetune sources.jsonl --output decoding.json
+    python benchmarks/decoding.py runs/multi30k/finetune sources.jsonl --works greedy samples --repetitions 9
+
+The model is exported to both peers by `guerdon.models`. Greedy outputs of all in float32 are compared first: speeds of models
+that write other texts would compare nothing. Then each work is done in turn by each engine, as often as asked, and the median
+and the spread of its tokens a second are printed, with ratios of medians to the fastest Hugging Face and to CTranslate2 float32.
+
+Tokens are those of outputs, end tokens included; encoding of sources counts as time, texts and their ids do not. Greedy and
+beam search stop where the model does; samples too, so that the engines' samples differ in length a little, and their tokens a
+second compare. Where several batch sizes are named, each engine uses its best, found in a first pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import guerdon
+from guerdon.data.draws import row_keys
+from guerdon.data.files import write_atomically
+from guerdon.data.padded import Padded
+from guerdon.decoding import BeamOptions, SamplingOptions, beam_search, greedy, sample
+from guerdon.models.as_huggingface import as_huggingface
+from guerdon.pipeline.export import export
+
+LIMIT = 96
+WORKS = {  # name: (sources, batch sizes to choose from)
+    "greedy": (256, (32, 64, 128, 256)),
+    "samples": (32, (32,)),
+    "beam": (64, (32,)),
+    "latency": (16, (1,)),
+}
+Rows = Sequence[Sequence[int]]
+Engine = Callable[[str, Rows, int, int], int]  # work, sources, batch size, seed -> tokens written
+
+
+class Native:
+    """guerdon itself."""
+
+    def __init__(self, policy: Any) -> None:
+        self.policy = policy
+
+    def __call__(self, work: str, rows: Rows, batch: int, seed: int) -> int:
+        return sum(self._batch(work, rows[at : at + batch], seed + at) for at in range(0, len(rows), batch))
+
+    def _batch(self, work: str, rows: Rows, seed: int) -> int:
+        sources = Padded.from_lists(rows, self.policy.pad_id)
+        limits = torch.full((len(rows),), LIMIT)
+        if work == "samples":
+            keys = row_keys(seed, "bench", 0, [i for i in range(len(rows)) for _ in range(8)], torch.arange(8).repeat(len(rows)))
+            return sample(self.policy, sources, limits, SamplingOptions(), keys, 8).tokens.tokens()
+        if work == "beam":
+            found = beam_search(self.policy, sources, limits, BeamOptions(beam_size=4))
+            return sum(len(best[0].tokens) + best[0].finished for best in found)
+        return sum(len(one.tokens) + one.finished for one in greedy(self.policy, sources, limits))
+
+    def outputs(self, rows: Rows) -> list[list[int]]:
+        sources = Padded.from_lists(rows, self.policy.pad_id)
+        return [list(one.tokens) for one in greedy(self.policy, sources, torch.full((len(rows),), LIMIT))]
+
+
+class HuggingFace:
+    """``generate`` of transformers."""
+
+    def __init__(self, policy: Any, dtype: torch.dtype) -> None:
+        self.model, self.end, self.pad = as_huggingface(policy).to(dtype), policy.end_id, policy.pad_id
+
+    def __call__(self, work: str, rows: Rows, batch: int, seed: int) -> int:
+        return sum(self._batch(work, rows[at : at + batch], seed + at) for at in range(0, len(rows), batch))
+
+    def _batch(self, work: str, rows: Rows, seed: int) -> int:
+        torch.manual_seed(seed)
+        settings: dict[str, Any] = {"num_beams": 1, "do_sample": False}
+        if work == "samples":
+            settings |= {"do_sample": True, "top_k": 0, "num_return_sequences": 8}
+        elif work == "beam":
+            settings |= {"num_beams": 4, "early_stopping": True, "length_penalty": 1.0}
+        return sum(len(row) + 1 for row in self._generate(rows, settings))
+
+    def _generate(self, rows: Rows, settings: dict[str, Any]) -> list[list[int]]:
+        sources = Padded.from_lists(rows, self.pad)
+        with torch.no_grad():
+            found = self.model.generate(
+                input_ids=sources.ids, attention_mask=sources.mask.long(), max_new_tokens=LIMIT, **settings
+            )
+        written = found[:, 1:].tolist()
+        return [row[: row.index(self.end)] if self.end in row else row for row in written]
+
+    def outputs(self, rows: Rows) -> list[list[int]]:
+        return self._generate(rows, {"num_beams": 1, "do_sample": False})
+
+
+class CTranslate2:
+    """CTranslate2 with two workers of one thread each, or one worker where there is one source at a time."""
+
+    def __init__(self, folder: Path, kind: str, names: Sequence[str], threads: int) -> None:
+        import ctranslate2
+
+        self.names, self.ids = names, {name: number for number, name in enumerate(names)}
+        settings = {"compute_type": kind, "intra_threads": 1}
+        self.many = ctranslate2.Translator(str(folder), inter_threads=threads, **settings)
+        self.seed = ctranslate2.set_random_seed
+
+    def __call__(self, work: str, rows: Rows, batch: int, seed: int) -> int:
+        self.seed(seed)
+        settings: dict[str, Any] = {"beam_size": 1}
+        if work == "samples":
+            settings |= {"sampling_topk": 0, "num_hypotheses": 8}
+            batch = max(1, batch // 2)  # each worker one half
+        elif work == "beam":
+            settings |= {"beam_size": 4}
+            batch = max(1, batch // 2)
+        if work == "latency":
+            return sum(self._count(self._translate(rows[at : at + 1], 1, settings)) for at in range(len(rows)))
+        return self._count(self._translate(rows, batch, settings))
+
+    def _translate(self, rows: Rows, batch: int, settings: dict[str, Any]) -> Any:
+        named = [[self.names[token] for token in row] for row in rows]
+        return self.many.translate_batch(named, max_batch_size=batch, max_decoding_length=LIMIT, **settings)
+
+    @staticmethod
+    def _count(found: Any) -> int:
+        return sum(len(tokens) + 1 for one in found for tokens in one.hypotheses)
+
+    def outputs(self, rows: Rows) -> list[list[int]]:
+        found = self._translate(rows, 32, {"beam_size": 1})
+        return [[self.ids[name] for name in one.hypotheses[0]] for one in found]
+
+
+def engines(model: str, place: Path, threads: int) -> dict[str, Any]:
+    generator = guerdon.load(model)
+    export(model, "ctranslate2", place / "ct2")
+    names = generator.tokenizer.tokens()
+    return {
+        "guerdon": Native(generator.policy),
+        "Hugging Face float32": HuggingFace(generator.policy, torch.float32),
+        "Hugging Face bfloat16": HuggingFace(generator.policy, torch.bfloat16),
+        "CTranslate2 float32": CTranslate2(place / "ct2", "float32", names, threads),
+        "CTranslate2 int8": CTranslate2(place / "ct2", "int8", names, threads),
+    }
+
+
+def compared(found: dict[str, Any], rows: Rows) -> dict[str, float]:
+    """The share of greedy outputs that are guerdon's, token for token."""
+    wanted = found["guerdon"].outputs(rows)
+    shares = {}
+    for name, engine in found.items():
+        outputs = engine.outputs(rows)
+        shares[name] = sum(a == b for a, b in zip(outputs, wanted, strict=True)) / len(rows)
+    return shares
+
+
+def rate(engine: Engine, work: str, rows: Rows, batch: int, seed: int) -> float:
+    began = time.perf_counter()
+    tokens = engine(work, rows, batch, seed)
+    return tokens / (time.perf_counter() - began)
+
+
+def measured(found: dict[str, Any], work: str, every: Rows, repetitions: int) -> dict[str, dict[str, Any]]:
+    """Each engine's rates at its best batch size, in turn."""
+    count, sizes = WORKS[work]
+    rows = every[:count]
+    best = {}
+    for name, engine in found.items():
+        tried = {size: rate(engine, work, rows, size, 1) for size in sizes for _ in range(2)}  # the second pass counts
+        best[name] = max(tried, key=lambda size: tried[size])
+    rates: dict[str, list[float]] = {name: [] for name in found}
+    for repetition in range(repetitions):
+        for name, engine in found.items():
+            rates[name].append(rate(engine, work, rows, best[name], 2 + repetition))
+    return {
+        name: {
+            "batch": best[name],
+            "tokens/s": round(statistics.median(values)),
+            "least": round(min(values)),
+            "most": round(max(values)),
+        }
+        for name, values in rates.items()
+    }
+
+
+def lines(work: str, found: dict[str, dict[str, Any]]) -> list[str]:
+    reference = max(values["tokens/s"] for name, values in found.items() if name.startswith("Hugging Face"))
+    other = found["CTranslate2 float32"]["tokens/s"]
+    rows = [f"\n{work}", "| engine | batch | tokens/s, median | least to most | × Hugging Face's best | × CTranslate2 float32 |"]
+    rows.append("|---|---|---|---|---|---|")
+    for name, one in found.items():
+        ratios = f"{one['tokens/s'] / reference:.2f} | {one['tokens/s'] / other:.2f}"
+        rows.append(f"| {name} | {one['batch']} | {one['tokens/s']:,} | {one['least']:,} to {one['most']:,} | {ratios} |")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a folder of a model that transformers has a kind for")
+    parser.add_argument("records")
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of guerdon and Hugging Face; workers of CTranslate2")
+    parser.add_argument("--output", type=Path, default=Path("decoding.json"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as place:
+        found = engines(options.model, Path(place), options.threads)
+        generator = guerdon.load(options.model)
+        rows = generator.encode_sources([e.source for e in guerdon.read_examples(options.records).examples][:256])
+        shares = compared(found, rows)
+        print("greedy outputs equal to guerdon's:", ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
+        results = {}
+        for work in options.works:
+            results[work] = measured(found, work, rows, options.repetitions)
+            print("\n".join(lines(work, results[work])), flush=True)
+    record = {"model": options.model, "threads": options.threads, "equal": shares, "works": results, "torch": torch.__version__}
+    write_atomically(options.output, [json.dumps(record, indent=1).encode(), b"\n"])
+
+
+if __name__ == "__main__":
+    main()
