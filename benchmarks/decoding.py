@@ -58,7 +58,9 @@ class Native:
         sources = Padded.from_lists(rows, self.policy.pad_id)
         limits = torch.full((len(rows),), LIMIT)
         if work == "samples":
-            keys = row_keys(seed, "bench", 0, [i for i in range(len(rows)) for _ in range(8)], torch.arange(8).repeat(len(rows)))
+            keys = row_keys(
+                seed, "bench", 0, [i for i in range(len(rows)) for _ in range(8)], torch.arange(8).repeat(len(rows))
+            )
             return sample(self.policy, sources, limits, SamplingOptions(), keys, 8).tokens.tokens()
         if work == "beam":
             found = beam_search(self.policy, sources, limits, BeamOptions(beam_size=4))
@@ -193,7 +195,10 @@ def measured(found: dict[str, Any], work: str, every: Rows, repetitions: int) ->
 def lines(work: str, found: dict[str, dict[str, Any]]) -> list[str]:
     reference = max(values["tokens/s"] for name, values in found.items() if name.startswith("Hugging Face"))
     other = found["CTranslate2 float32"]["tokens/s"]
-    rows = [f"\n{work}", "| engine | batch | tokens/s, median | least to most | × Hugging Face's best | × CTranslate2 float32 |"]
+    rows = [
+        f"\n{work}",
+        "| engine | batch | tokens/s, median | least to most | × Hugging Face's best | × CTranslate2 float32 |",
+    ]
     rows.append("|---|---|---|---|---|---|")
     for name, one in found.items():
         ratios = f"{one['tokens/s'] / reference:.2f} | {one['tokens/s'] / other:.2f}"
@@ -207,7 +212,9 @@ def main() -> None:
     parser.add_argument("records")
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of guerdon and Hugging Face; workers of CTranslate2")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="of guerdon and Hugging Face; workers of CTranslate2"
+    )
     parser.add_argument("--output", type=Path, default=Path("decoding.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from guerdon.models.filled import Filled
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """softmax(query keyᵀ / √d) value: [b, h, q, d] from query [b, h, q, d] and key, value [b, h, k, d] (eq. 1).
@@ -51,19 +53,27 @@ class SelfAttention(nn.Module):
         self.project_in = nn.Linear(width, 3 * width)
         self.project_out = nn.Linear(width, width)
 
-    def queries_keys_values(self, hidden: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def queries_keys_values(
+        self, hidden: Tensor, rotation: Tensor | None, filled: Filled | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Three times [b, h, length, d]; queries and keys are rotated to their positions where there is a rotation."""
-        query, key, value = (split_heads(part, self.heads) for part in self.project_in(hidden).chunk(3, dim=-1))
+        joined = self.project_in(hidden) if filled is None else filled.spread(self.project_in(hidden))
+        query, key, value = (split_heads(part, self.heads) for part in joined.chunk(3, dim=-1))
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
         return query, key, value
 
     def forward(
-        self, hidden: Tensor, mask: Tensor | None = None, causal: bool = False, rotation: Tensor | None = None
+        self,
+        hidden: Tensor,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        rotation: Tensor | None = None,
+        filled: Filled | None = None,
     ) -> Tensor:
-        """[b, length, m] to [b, length, m]."""
-        mixed = attend(*self.queries_keys_values(hidden, rotation), mask, causal)
-        return self.project_out(merge_heads(mixed))
+        """[b, length, m] to [b, length, m]; with ``filled``, [n, m] to [n, m]."""
+        mixed = merge_heads(attend(*self.queries_keys_values(hidden, rotation, filled), mask, causal))
+        return self.project_out(mixed if filled is None else filled.collect(mixed))
 
 
 class CrossAttention(nn.Module):
@@ -81,11 +91,11 @@ class CrossAttention(nn.Module):
         key, value = (split_heads(part, self.heads).contiguous() for part in self.project_memory(memory).chunk(2, dim=-1))
         return key, value
 
-    def forward(self, hidden: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """[b, length, m] to [b, length, m], over keys and values from `keys_values`."""
-        out: Tensor = self.project_out(
-            merge_heads(attend(split_heads(self.project_query(hidden), self.heads), key, value, mask))
-        )
+    def forward(self, hidden: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, filled: Filled | None = None) -> Tensor:
+        """[b, length, m] to [b, length, m], over keys and values from `keys_values`; with ``filled``, [n, m] to [n, m]."""
+        query = self.project_query(hidden) if filled is None else filled.spread(self.project_query(hidden))
+        mixed = merge_heads(attend(split_heads(query, self.heads), key, value, mask))
+        out: Tensor = self.project_out(mixed if filled is None else filled.collect(mixed))
         return out
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 from guerdon.models.attention import CrossAttention, SelfAttention, attend, merge_heads, split_heads
 from guerdon.models.cache import Layout, SelfCache
 from guerdon.models.dropout import Dropout
+from guerdon.models.filled import Filled
 from guerdon.models.options import TransformerOptions
 
 
@@ -72,9 +73,9 @@ class EncoderLayer(nn.Module):
         self.feed_forward = FeedForward(options)
         self.around_attention, self.around_feed_forward = Residual(options), Residual(options)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, rotation: Tensor | None) -> Tensor:
-        """[b, s, m] to [b, s, m]; ``mask`` [b, 1, 1, s]."""
-        hidden = self.around_attention(hidden, lambda x: self.attention(x, mask, rotation=rotation))
+    def forward(self, hidden: Tensor, mask: Tensor | None, rotation: Tensor | None, filled: Filled | None = None) -> Tensor:
+        """[b, s, m] to [b, s, m], ``mask`` [b, 1, 1, s]; with ``filled``, [n, m] to [n, m]."""
+        hidden = self.around_attention(hidden, lambda x: self.attention(x, mask, rotation=rotation, filled=filled))
         return self.around_feed_forward(hidden, self.feed_forward)
 
 
@@ -89,10 +90,13 @@ class DecoderLayer(nn.Module):
         self.around_attention, self.around_cross = Residual(options), Residual(options)
         self.around_feed_forward = Residual(options)
 
-    def forward(self, hidden: Tensor, memory: Memory, rotation: Tensor | None) -> Tensor:
-        """[b, t, m] to [b, t, m], all positions at once; targets are padded on the right, where causality hides it."""
-        hidden = self.around_attention(hidden, lambda x: self.attention(x, causal=True, rotation=rotation))
-        hidden = self.around_cross(hidden, lambda x: self.cross(x, *memory))
+    def forward(self, hidden: Tensor, memory: Memory, rotation: Tensor | None, filled: Filled | None = None) -> Tensor:
+        """[b, t, m] to [b, t, m], all positions at once; with ``filled``, [n, m] to [n, m].
+
+        Targets are padded on the right, where causality hides it.
+        """
+        hidden = self.around_attention(hidden, lambda x: self.attention(x, None, True, rotation, filled))
+        hidden = self.around_cross(hidden, lambda x: self.cross(x, *memory, filled))
         return self.around_feed_forward(hidden, self.feed_forward)
 
     def step(self, hidden: Tensor, cache: SelfCache, memory: Memory, layout: Layout, rotation: Tensor | None) -> Tensor:

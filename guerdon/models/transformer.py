@@ -19,6 +19,7 @@ from guerdon.models.attention import rotations, sinusoids
 from guerdon.models.cache import Layout, SelfCache
 from guerdon.models.dropout import Dropout
 from guerdon.models.evaluation import evaluate_logits
+from guerdon.models.filled import Filled
 from guerdon.models.layers import DecoderLayer, EncoderLayer, Memory
 from guerdon.models.options import END_ID, MASK_ID, PAD_ID, START_ID, TransformerOptions
 from guerdon.models.packed import PackedLinear, can_pack, pack
@@ -82,22 +83,32 @@ class Transformer(nn.Module):
 
     def encode(self, sources: Padded) -> tuple[Tensor, Tensor | None]:
         """The memory [b, s, m], and its mask [b, 1, 1, s] (None where no source is padded)."""
-        hidden = self._embed(sources.ids, self.embedding, "source_positions")
+        filled = Filled.of(sources)
+        hidden = self._embed(sources.ids, self.embedding, "source_positions", filled=filled)
         mask = None if bool((sources.lengths == sources.ids.shape[1]).all()) else sources.mask[:, None, None, :]
         rotation = self._rotation(0, sources.ids.shape[1])
         for layer in self.encoder:
-            hidden = layer(hidden, mask, rotation)
-        return self.encoder_norm(hidden), mask
+            hidden = layer(hidden, mask, rotation, filled)
+        memory = self.encoder_norm(hidden)
+        return memory if filled is None else filled.spread(memory), mask
 
     def decode(self, memory: Tensor, mask: Tensor | None, targets: Padded, rows: Tensor | None = None) -> Tensor:
         """Teacher forcing: the hidden state that predicts each target token, [b, t, m]; ``rows`` as in `logits`."""
+        filled = Filled.of(targets)
+        hidden = self._decode(memory, mask, targets, rows, filled)
+        return hidden if filled is None else filled.spread(hidden)
+
+    def _decode(
+        self, memory: Tensor, mask: Tensor | None, targets: Padded, rows: Tensor | None, filled: Filled | None
+    ) -> Tensor:
+        """As `decode`; with ``filled``, [n, m]."""
         start = targets.ids.new_full((len(targets), 1), self.start_id)
         inputs = torch.cat([start, targets.ids[:, :-1]], dim=1)
-        hidden = self._embed(inputs, self._target_embedding, "target_positions")
+        hidden = self._embed(inputs, self._target_embedding, "target_positions", filled=filled)
         rotation = self._rotation(0, inputs.shape[1])
         for layer in self._decoder_layers:
             of_source = Memory(*layer.cross.keys_values(memory), mask)
-            hidden = layer(hidden, of_source if rows is None else of_source.select(rows), rotation)
+            hidden = layer(hidden, of_source if rows is None else of_source.select(rows), rotation, filled)
         return self.decoder_norm(hidden)
 
     def forward(self, sources: Padded, targets: Padded) -> Tensor:
@@ -110,7 +121,10 @@ class Transformer(nn.Module):
 
     def hidden_and_logits(self, sources: Padded, targets: Padded, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `guerdon.models.policy.Policy.hidden_and_logits`."""
-        hidden = self.decode(*self.encode(sources), targets, rows)[targets.mask]
+        filled = Filled.of(targets)
+        hidden = self._decode(*self.encode(sources), targets, rows, filled)
+        if filled is None:
+            hidden = hidden[targets.mask]
         return hidden, self._project(hidden)
 
     def evaluate(
@@ -167,13 +181,14 @@ class Transformer(nn.Module):
     def _target_embedding(self) -> nn.Embedding:
         return self.embedding if self.options.tied_embeddings else self.target_embedding
 
-    def _embed(self, ids: Tensor, table: nn.Embedding, learned: str, first: int = 0) -> Tensor:
+    def _embed(self, ids: Tensor, table: nn.Embedding, learned: str, first: int = 0, filled: Filled | None = None) -> Tensor:
+        """[b, length, m]; with ``filled``, [n, m]."""
         hidden = table(ids) * math.sqrt(self.options.width)
         if self.options.positions == "learned":
             hidden = hidden + getattr(self, learned).weight[first : first + ids.shape[1]]
         elif self.options.positions == "sinusoidal":
             hidden = hidden + self.get_buffer("sinusoid")[first : first + ids.shape[1]]
-        return self.dropout(hidden)
+        return self.dropout(hidden if filled is None else filled.collect(hidden))
 
     def _rotation(self, first: int, length: int) -> Tensor | None:
         return self.get_buffer("rotation")[first : first + length] if self.options.positions == "rotary" else None
