@@ -5,7 +5,7 @@
 
 The model is exported to both peers by `guerdon.models`. Greedy outputs of all in float32 are compared first: speeds of models
 that write other texts would compare nothing. Then each work is done in turn by each engine, as often as asked, and the median
-and the spread of its tokens a second are printed, with ratios of medians to the fastest Hugging Face and to CTranslate2 float32.
+and the spread of its tokens a second are printed, with ratios of medians to the better Hugging Face and to CTranslate2 float32.
 
 Tokens are those of outputs, end tokens included; encoding of sources counts as time, texts and their ids do not. Greedy and
 beam search stop where the model does; samples too, so that the engines' samples differ in length a little, and their tokens a
