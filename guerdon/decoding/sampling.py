@@ -31,6 +31,7 @@ from guerdon.decoding.outputs import Hypothesis, Samples
 from guerdon.errors import ConfigurationError, InputError
 from guerdon.models.evaluation import outside_nucleus
 from guerdon.models.policy import Policy
+from guerdon.models.precision import Precision
 
 _BLOCK = 64  # tokens
 _COMPACT = 0.75  # finished rows leave when at most this share still runs: leaving copies the caches of the rest
@@ -86,6 +87,7 @@ def sample(
     keys: Tensor,
     copies: int = 1,
     prefixes: Padded | None = None,
+    precision: Precision = "float32",
 ) -> Samples:
     """Draws ``copies`` outputs for each source; row = source * copies + copy.
 
@@ -97,6 +99,7 @@ def sample(
         keys: int64 [rows], one per output (`guerdon.data.draws.row_keys`).
         copies: outputs per source.
         prefixes: tokens that each source's outputs must begin with; a row of length 0 forces nothing.
+        precision: of the policy's matrix products; log-probabilities are those of the distribution that was drawn from.
 
     Raises:
         InputError: for limits, keys or prefixes that do not fit the sources.
@@ -108,7 +111,7 @@ def sample(
             where="sample",
             cure="pass one key per output",
         )
-    return _write(policy, sources, limits, _Draw(options, keys.to(sources.ids.device)), copies, prefixes)
+    return _write(policy, sources, limits, _Draw(options, keys.to(sources.ids.device)), copies, prefixes, precision)
 
 
 def greedy(
@@ -247,14 +250,22 @@ class _Book:
         return Samples(Padded(self.tokens[:, :width], self.lengths), self.finished, self.log_prob[:, :width].to(dtype))
 
 
-def _write(policy: Policy, sources: Padded, limits: Tensor, choice: _Choice, copies: int, prefixes: Padded | None) -> Samples:
+def _write(
+    policy: Policy,
+    sources: Padded,
+    limits: Tensor,
+    choice: _Choice,
+    copies: int,
+    prefixes: Padded | None,
+    precision: Precision = "float32",
+) -> Samples:
     """The loop that sampling and greedy search share."""
     limits = limits.to(sources.ids.device)
     check_request(policy, sources, limits, prefixes)
     if len(sources) == 0:
         return Samples(Padded(sources.ids[:, :0], limits), limits.bool(), torch.zeros(0, 0, device=limits.device))
     with inference(policy):
-        state, tokens = policy.start(sources, copies)
+        state, tokens = policy.start(sources, copies, precision)
         book = _Book(policy, limits.repeat_interleave(copies))
         for position in range(book.tokens.shape[1]):
             logits = full_precision(policy.step(state, tokens))

@@ -24,6 +24,7 @@ from guerdon.models.bars import without_bars
 from guerdon.models.evaluation import evaluate_logits
 from guerdon.models.huggingface_checks import Conventions, check_agreement, check_kind, source_and_target_limits
 from guerdon.models.policy import Evaluation, Policy
+from guerdon.models.precision import Precision, autocast
 
 
 @dataclass
@@ -35,12 +36,14 @@ class HuggingFaceState:
         memory: the encoder's output, [r, s, m].
         mask: int64 [r, s], 1 at a source's own positions.
         source: int64 [r], the source of each row.
+        precision: of this decode's matrix products.
     """
 
     cache: Any
     memory: Tensor
     mask: Tensor
     source: Tensor
+    precision: Precision
 
     @property
     def rows(self) -> int:
@@ -203,11 +206,12 @@ class HuggingFacePolicy(nn.Module):
 
     # --- one position at a time
 
-    def start(self, sources: Padded, copies: int = 1) -> tuple[HuggingFaceState, Tensor]:
+    def start(self, sources: Padded, copies: int = 1, precision: Precision = "float32") -> tuple[HuggingFaceState, Tensor]:
         """See `guerdon.models.policy.Policy.start`. A forced first token is fed here, and is no part of the output."""
-        (memory, mask), count = self._encode(sources), len(sources)
+        with autocast(sources.ids.device, precision):
+            (memory, mask), count = self._encode(sources), len(sources)
         numbers = torch.arange(count, device=memory.device)
-        state = HuggingFaceState(None, memory, mask, numbers)
+        state = HuggingFaceState(None, memory, mask, numbers, precision)
         *before, first = self.prompt
         if before:
             self._feed(state, torch.tensor(before, device=memory.device).expand(count, -1))
@@ -227,14 +231,15 @@ class HuggingFacePolicy(nn.Module):
     def _feed(self, state: HuggingFaceState, tokens: Tensor) -> Tensor:
         """Feeds ``tokens`` [r, new positions] to every row; the logits after the last of them, [r, v]."""
         past = 0 if state.cache is None else state.cache.get_seq_length()
-        output = self.model(
-            attention_mask=state.mask,
-            encoder_outputs=(state.memory,),
-            decoder_input_ids=tokens,
-            decoder_attention_mask=tokens.new_ones(tokens.shape[0], past + tokens.shape[1]),
-            past_key_values=state.cache,
-            use_cache=True,
-        )
+        with autocast(tokens.device, state.precision):
+            output = self.model(
+                attention_mask=state.mask,
+                encoder_outputs=(state.memory,),
+                decoder_input_ids=tokens,
+                decoder_attention_mask=tokens.new_ones(tokens.shape[0], past + tokens.shape[1]),
+                past_key_values=state.cache,
+                use_cache=True,
+            )
         state.cache = output.past_key_values
         logits: Tensor = output.logits[:, -1]
         return logits

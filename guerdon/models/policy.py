@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from guerdon.data.padded import Padded
+from guerdon.models.precision import Precision
 
 
 class State(Protocol):
@@ -73,8 +74,10 @@ class Policy(Protocol):
     max_target: int
     allowed: Tensor
 
-    def start(self, sources: Padded, copies: int = 1) -> tuple[Any, Tensor]:
+    def start(self, sources: Padded, copies: int = 1, precision: Precision = "float32") -> tuple[Any, Tensor]:
         """Encodes each source once and opens ``copies`` rows for it: row = source * copies + copy.
+
+        ``precision`` is that of the matrix products of this decode; "float32" takes the weights' own.
 
         Returns:
             The state, and the first decoder tokens, int64 [rows].

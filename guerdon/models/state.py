@@ -12,6 +12,7 @@ from torch import Tensor
 
 from guerdon.models.cache import Layout, SelfCache
 from guerdon.models.layers import DecoderLayer
+from guerdon.models.precision import Precision
 
 
 @dataclass
@@ -26,6 +27,7 @@ class DecoderState:
         layout: which source each row reads.
         decoder: the decoder's layers, with linear layers packed for this decode where that is possible.
         project: hidden states [r, m] to logits [r, v], likewise.
+        autocast: the precision that is left to autocast: that of the decode, but where packed layers have it themselves.
     """
 
     position: int
@@ -35,6 +37,7 @@ class DecoderState:
     layout: Layout
     decoder: Sequence[DecoderLayer]
     project: Callable[[Tensor], Tensor]
+    autocast: Precision
 
     @property
     def rows(self) -> int:

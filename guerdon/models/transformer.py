@@ -24,6 +24,7 @@ from guerdon.models.layers import DecoderLayer, EncoderLayer, Memory
 from guerdon.models.options import END_ID, MASK_ID, PAD_ID, START_ID, TransformerOptions
 from guerdon.models.packed import PackedLinear, can_pack, pack
 from guerdon.models.policy import Evaluation, Policy
+from guerdon.models.precision import Precision, autocast
 from guerdon.models.state import DecoderState
 
 
@@ -143,33 +144,35 @@ class Transformer(nn.Module):
 
     # --- one position at a time
 
-    def start(self, sources: Padded, copies: int = 1) -> tuple[DecoderState, Tensor]:
+    def start(self, sources: Padded, copies: int = 1, precision: Precision = "float32") -> tuple[DecoderState, Tensor]:
         """See `guerdon.models.policy.Policy.start`."""
-        memory, mask = self.encode(sources)
+        with autocast(self.embedding.weight.device, precision):
+            memory, mask = self.encode(sources)
         rows = len(sources) * copies
         head = self.options.width // self.options.heads
         pairs = [layer.cross.keys_values(memory) for layer in self._decoder_layers]
         caches = [SelfCache.empty(rows, self.options.heads, head, like=pairs[0][0]) for _ in self.decoder]
         layout = Layout.regular(len(sources), copies, memory.device)
-        state = DecoderState(0, caches, pairs, mask, layout, *self._for_steps(rows))
+        state = DecoderState(0, caches, pairs, mask, layout, *self._for_steps(rows, precision))
         return state, sources.ids.new_full((rows,), self.start_id)
 
     def step(self, state: DecoderState, tokens: Tensor) -> Tensor:
         """See `guerdon.models.policy.Policy.step`."""
         hidden = self._embed(tokens[:, None], self._target_embedding, "target_positions", state.position)
         rotation = self._rotation(state.position, 1)
-        for layer, cache, (key, value) in zip(state.decoder, state.layers, state.memory, strict=True):
-            hidden = layer.step(hidden, cache, Memory(key, value, state.mask), state.layout, rotation)
-        state.position += 1
-        return state.project(self.decoder_norm(hidden)[:, 0])
+        with autocast(tokens.device, state.autocast):
+            for layer, cache, (key, value) in zip(state.decoder, state.layers, state.memory, strict=True):
+                hidden = layer.step(hidden, cache, Memory(key, value, state.mask), state.layout, rotation)
+            state.position += 1
+            return state.project(self.decoder_norm(hidden)[:, 0])
 
-    def _for_steps(self, rows: int) -> tuple[list[DecoderLayer], Callable[[Tensor], Tensor]]:
-        """The decoder's layers and the projection to logits, packed where that is possible."""
+    def _for_steps(self, rows: int, precision: Precision) -> tuple[list[DecoderLayer], Callable[[Tensor], Tensor], Precision]:
+        """The decoder's layers and the projection to logits, packed where that is possible, and what is left to autocast."""
         weight = self._output_weight
         if not can_pack(weight, rows):
-            return self._decoder_layers, self._project
-        layers = cast("list[DecoderLayer]", pack(self._decoder_layers, rows))
-        return layers, PackedLinear(weight, self.disallowed_bias, rows)
+            return self._decoder_layers, self._project, precision
+        layers = cast("list[DecoderLayer]", pack(self._decoder_layers, rows, precision))
+        return layers, PackedLinear(weight, self.disallowed_bias, rows, precision), "float32"
 
     # --- ends
 

@@ -24,7 +24,7 @@ from guerdon.objectives.preference import PreferenceSums, dpo_loss, ipo_loss, or
 from guerdon.training.around import surroundings
 from guerdon.training.checkpoint import add_weights
 from guerdon.training.loop import Loop, Outcome
-from guerdon.training.precision import autocast
+from guerdon.models.precision import autocast
 from guerdon.training.preferences import FIGURES, PairIds, PreferConfig, encode_comparisons
 from guerdon.training.progress import Progressing, Silent
 from guerdon.training.supervised import Validate

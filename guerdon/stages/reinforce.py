@@ -29,7 +29,7 @@ from guerdon.training.checkpoint import add_weights
 from guerdon.training.holding import EntropyController, move_anchor
 from guerdon.training.loop import Loop, Outcome
 from guerdon.training.monitors import Alarm, Monitors
-from guerdon.training.precision import autocast
+from guerdon.models.precision import autocast
 from guerdon.training.progress import Progressing
 from guerdon.training.reinforcement import ReinforceConfig
 from guerdon.training.rollouts import Prompts, Rollout, draw, greedy_texts
@@ -126,9 +126,8 @@ class Reinforce:
 
     def _draw(self, numbers: Sequence[int], step: int) -> Rollout:
         config = self.config
-        return draw(
-            self.generator, self.prompts, numbers, config.samples_per_source, config.sampling, config.limit, self.seed, step
-        )
+        copies, precision = config.samples_per_source, config.rollout_precision
+        return draw(self.generator, self.prompts, numbers, copies, config.sampling, config.limit, self.seed, step, precision)
 
     def _judge_greedy(self, numbers: Sequence[int]) -> Any:
         texts, finished = greedy_texts(self.generator, self.prompts, numbers, self.config.limit)

@@ -15,7 +15,7 @@ from guerdon.rewards.weighting import ConstraintOptions, ScheduleOptions
 from guerdon.training.estimators import Estimator, Shaping, ValueOptions, check_estimator
 from guerdon.training.holding import EntropyOptions, KlOptions
 from guerdon.training.monitors import MonitorOptions
-from guerdon.training.precision import Precision, check_precision
+from guerdon.models.precision import Precision, check_precision
 from guerdon.training.schedule import OptimiserOptions
 from guerdon.training.trainee import LoopOptions
 
@@ -49,7 +49,9 @@ class ReinforceConfig:
             each sample group (within the batch where a group has one sample), "constant" gives every sample +1 with no
             baseline and no normalisation.
         micro_batch_tokens: padded positions of a micro-batch; changes speed and memory only.
-        precision: of the gradient's pass; rollouts are float32.
+        precision: of the gradient's pass.
+        rollout_precision: of the pass that draws outputs. In bfloat16 the policy that draws is a coarser one than the one
+            that is trained: ``mismatch`` in the metrics says by how much. The anchor's is always float32.
         monitors: what is watched for while it trains.
         optimiser, loop: see there.
     """
@@ -78,6 +80,7 @@ class ReinforceConfig:
     control: Control = "none"
     micro_batch_tokens: int = 8192
     precision: Precision = "float32"
+    rollout_precision: Precision = "float32"
     monitors: MonitorOptions = field(default_factory=MonitorOptions)
     optimiser: OptimiserOptions = field(
         default_factory=lambda: OptimiserOptions(learning_rate=1e-4, warmup_steps=10, schedule="constant", weight_decay=0.0)
@@ -93,6 +96,7 @@ class ReinforceConfig:
                 f"there is no {self.control!r}", where="reinforce.control", cure=f"choose {', '.join(get_args(Control))}"
             )
         check_precision(self.precision)
+        check_precision(self.rollout_precision)
         if self.loop.criterion == "nll":
             raise ConfigurationError(
                 "nothing measures 'nll'", where="reinforce.loop.criterion", cure="choose reward, with higher_is_better: true"

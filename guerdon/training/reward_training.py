@@ -17,7 +17,7 @@ from guerdon.objectives.preference import check_label_smoothing
 from guerdon.training.convex import ExactOptions
 from guerdon.training.judged import EncodedJudgements, Item, SelectionOptions
 from guerdon.training.judging import OF_RATINGS, JudgementLoss, Judging, correct
-from guerdon.training.precision import autocast
+from guerdon.models.precision import autocast
 from guerdon.training.schedule import OptimiserOptions
 from guerdon.training.supervised import SupervisedOptions
 from guerdon.training.trainee import LoopOptions, PlainTrainee

@@ -13,6 +13,7 @@ from guerdon.data.padded import Padded
 from guerdon.data.records import Example
 from guerdon.decoding import LengthLimit, Samples, SamplingOptions, greedy, sample
 from guerdon.generator import Generator
+from guerdon.models.precision import Precision
 from guerdon.rewards.base import Judged
 
 
@@ -104,12 +105,14 @@ def draw(
     limit: LengthLimit,
     seed: int,
     step: int,
+    precision: Precision = "float32",
 ) -> Rollout:
     """``copies`` outputs for each example named; a function of (weights, seed, step, example, copy) and of nothing else."""
     sources = prompts.padded(numbers, generator)
     rows = [number for number in numbers for _ in range(copies)]
     keys = row_keys(seed, "rollout", step, rows, torch.arange(copies).repeat(len(numbers)))
-    samples = sample(generator.policy, sources, limit.of(sources, generator.policy), options, keys, copies)
+    limits = limit.of(sources, generator.policy)
+    samples = sample(generator.policy, sources, limits, options, keys, copies, precision=precision)
     groups = torch.arange(len(numbers), device=sources.ids.device).repeat_interleave(copies)
     return Rollout(sources, rows, groups, samples, generator.tokenizer.decode_batch(samples.without_end()))
 

@@ -12,7 +12,7 @@ from guerdon.objectives.minimum_risk import minimum_risk_loss
 from guerdon.objectives.policy_gradient import clipped_loss, entropy_loss, kl_loss, reinforce_loss
 from guerdon.objectives.value import value_loss
 from guerdon.training.estimators import DEFAULT_SHARPNESS, ValueOptions
-from guerdon.training.precision import autocast
+from guerdon.models.precision import autocast
 from guerdon.training.reinforcement import ReinforceConfig
 from guerdon.training.rollouts import MicroBatch, Rollout
 from guerdon.training.signals import Seen, Targets

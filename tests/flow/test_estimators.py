@@ -363,6 +363,14 @@ def test_the_reward_rises(estimator: str, tmp_path: Path) -> None:
     assert ("value_loss" in steps[0]) == (estimator == "ppo")
 
 
+def test_rollouts_in_bfloat16(tmp_path: Path) -> None:
+    """They are drawn with other probabilities than training's, and the metrics say so."""
+    chosen = config(steps=3, rollout_precision="bfloat16")
+    reinforce(generator(double=False), REWARD, EXAMPLES[:16], chosen, EXAMPLES[16:], folder=tmp_path, seed=5)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(1e-4 < row["mismatch"] < 0.1 for row in rows if row["kind"] == "train")
+
+
 def test_controllers_act_and_survive_a_checkpoint(tmp_path: Path) -> None:
     chosen = config(
         kl=KlOptions(0.05, target=1e-3, horizon=100, anchor="moving_average", anchor_decay=0.5),

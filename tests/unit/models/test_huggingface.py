@@ -266,3 +266,15 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path):
 
 def assert_same(one, other):
     torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_decoding_in_bfloat16_is_near_float32():
+    policy = HuggingFacePolicy(tiny_marian())
+    logits = []
+    for precision in ("float32", "bfloat16"):
+        with torch.no_grad():
+            state, tokens = policy.start(SOURCES, 2, precision)
+            logits.append(torch.stack([policy.step(state, tokens).float() for _ in range(3)]))
+    kept = logits[0].isfinite()
+    off = (logits[0] - logits[1])[kept].abs()
+    assert 1e-4 < float(off.mean()) < 0.1

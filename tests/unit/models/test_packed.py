@@ -99,3 +99,32 @@ def test_a_linear_layer_of_another_kind_keeps_what_it_computes() -> None:
         (packed,) = pack([module], 5)
         hidden = torch.randn(5, 3)
         torch.testing.assert_close(packed(hidden), module(hidden))
+
+
+def test_a_packed_layer_in_bfloat16_is_the_map_of_rounded_weights() -> None:
+    torch.manual_seed(1)
+    hidden, weight, bias = torch.randn(9, 64), torch.randn(33, 64), torch.randn(33)
+    rounded = [tensor.bfloat16().double() for tensor in (hidden, weight, bias)]
+    with torch.no_grad():
+        found = PackedLinear(weight, bias, 9, "bfloat16")(hidden)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), rounded[0] @ rounded[1].T + rounded[2], rtol=2**-7, atol=2**-6)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_steps_in_bfloat16_are_near_those_in_float32(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not packed:  # autocast takes its place
+        monkeypatch.setattr("guerdon.models.transformer.can_pack", lambda like, rows: False)
+    model = policy()
+    with torch.no_grad():
+        exact = logits_of_steps(model)
+        state, tokens = model.start(SOURCES, 2, "bfloat16")
+        found = torch.stack([model.step(state, tokens + position).float() for position in range(4)])
+    kept = exact.isfinite()
+    assert torch.equal(found.isfinite(), kept)
+    off = (found - exact)[kept].abs()
+    assert 1e-5 < float(off.mean()) < 0.02
+    assert isinstance(state.project, PackedLinear) == packed
+    if packed:
+        assert state.project.weight.dtype == torch.bfloat16
+        assert all(cache.keys.dtype == torch.float32 for cache in state.layers)  # attention keeps float32
