@@ -9,6 +9,8 @@ from torch.nn import functional
 from guerdon.data.padded import Padded
 from guerdon.models.policy import Evaluation
 
+_LEAST = -1e30  # a log-probability that is finite, and whose exponential is 0
+
 
 def evaluate_logits(
     logits: Tensor, anchor_logits: Tensor | None, targets: Padded, temperature: float = 1.0, top_p: float = 1.0
@@ -39,6 +41,12 @@ def evaluate_logits(
     return Evaluation(spread(log_probs.gather(-1, ids)[:, 0], mask), spread(entropy, mask), mask, kl, anchor_log_prob)
 
 
+def target_log_prob(logits: Tensor, targets: Padded, temperature: float = 1.0) -> Tensor:
+    """The log-probabilities alone of `evaluate_logits`, [batch, length]: what a scan of an anchor reads."""
+    mask = targets.mask
+    return spread(_log_softmax(logits, temperature).gather(-1, targets.ids[mask][:, None])[:, 0], mask)
+
+
 def outside_nucleus(logits: Tensor, top_p: float) -> Tensor:
     """True for tokens before which, in order of probability, ``top_p`` is already reached: bool, of the shape of [rows, v]."""
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
@@ -55,7 +63,7 @@ def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
 
 def _finite(log_probs: Tensor) -> Tensor:
     """Disallowed tokens have log-probability -inf and probability 0; 0 · -inf is to be 0, in the gradient too."""
-    return log_probs.masked_fill(log_probs == -torch.inf, 0.0)
+    return log_probs.clamp(min=_LEAST)
 
 
 def spread(values: Tensor, mask: Tensor) -> Tensor:

@@ -20,11 +20,11 @@ from guerdon.data.comparisons import Comparison
 from guerdon.data.padded import Padded
 from guerdon.errors import ConfigurationError, DataError
 from guerdon.generator import Generator
+from guerdon.models.precision import autocast
 from guerdon.objectives.preference import PreferenceSums, dpo_loss, ipo_loss, orpo_loss, sequence_log_prob
 from guerdon.training.around import surroundings
 from guerdon.training.checkpoint import add_weights
 from guerdon.training.loop import Loop, Outcome
-from guerdon.models.precision import autocast
 from guerdon.training.preferences import FIGURES, PairIds, PreferConfig, encode_comparisons
 from guerdon.training.progress import Progressing, Silent
 from guerdon.training.supervised import Validate

@@ -20,6 +20,7 @@ from guerdon.data.padded import Padded
 from guerdon.data.records import Example
 from guerdon.errors import DataError
 from guerdon.generator import Generator
+from guerdon.models.precision import autocast
 from guerdon.objectives.divergence import kl_estimate, sequence_kl
 from guerdon.objectives.likelihood import label_smoothed_nll
 from guerdon.rewards.base import Reward
@@ -29,7 +30,6 @@ from guerdon.training.checkpoint import add_weights
 from guerdon.training.holding import EntropyController, move_anchor
 from guerdon.training.loop import Loop, Outcome
 from guerdon.training.monitors import Alarm, Monitors
-from guerdon.models.precision import autocast
 from guerdon.training.progress import Progressing
 from guerdon.training.reinforcement import ReinforceConfig
 from guerdon.training.rollouts import Prompts, Rollout, draw, greedy_texts

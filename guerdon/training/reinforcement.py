@@ -9,13 +9,13 @@ from typing import Literal, get_args
 
 from guerdon.decoding import LengthLimit, SamplingOptions
 from guerdon.errors import ConfigurationError
+from guerdon.models.precision import Precision, check_precision
 from guerdon.objectives.advantage import Baseline
 from guerdon.rewards.normalise import NormaliserOptions
 from guerdon.rewards.weighting import ConstraintOptions, ScheduleOptions
 from guerdon.training.estimators import Estimator, Shaping, ValueOptions, check_estimator
 from guerdon.training.holding import EntropyOptions, KlOptions
 from guerdon.training.monitors import MonitorOptions
-from guerdon.models.precision import Precision, check_precision
 from guerdon.training.schedule import OptimiserOptions
 from guerdon.training.trainee import LoopOptions
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from guerdon.data.batches import BatchOptions, TokenBudgetSampler, plan_batches
 from guerdon.errors import ConfigurationError
+from guerdon.models.precision import autocast
 from guerdon.models.reward_model import RewardBatch
 from guerdon.models.reward_options import RewardModelOptions
 from guerdon.objectives.preference import check_label_smoothing
 from guerdon.training.convex import ExactOptions
 from guerdon.training.judged import EncodedJudgements, Item, SelectionOptions
 from guerdon.training.judging import OF_RATINGS, JudgementLoss, Judging, correct
-from guerdon.models.precision import autocast
 from guerdon.training.schedule import OptimiserOptions
 from guerdon.training.supervised import SupervisedOptions
 from guerdon.training.trainee import LoopOptions, PlainTrainee

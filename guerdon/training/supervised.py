@@ -16,8 +16,8 @@ from guerdon.data.batches import Batch, BatchOptions, batches, plan_batches
 from guerdon.data.padded import Padded
 from guerdon.errors import ConfigurationError
 from guerdon.generator import Generator
-from guerdon.objectives.likelihood import label_smoothed_nll
 from guerdon.models.precision import Precision, autocast, check_precision
+from guerdon.objectives.likelihood import label_smoothed_nll
 from guerdon.training.schedule import OptimiserOptions
 from guerdon.training.trainee import LoopOptions, PlainTrainee
 

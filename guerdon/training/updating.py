@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from guerdon.models.actor import Actor, ValueHead
+from guerdon.models.evaluation import target_log_prob
 from guerdon.models.policy import Evaluation, Policy
+from guerdon.models.precision import autocast
 from guerdon.objectives.divergence import kl_estimate
 from guerdon.objectives.minimum_risk import minimum_risk_loss
 from guerdon.objectives.policy_gradient import clipped_loss, entropy_loss, kl_loss, reinforce_loss
 from guerdon.objectives.value import value_loss
 from guerdon.training.estimators import DEFAULT_SHARPNESS, ValueOptions
-from guerdon.models.precision import autocast
 from guerdon.training.reinforcement import ReinforceConfig
 from guerdon.training.rollouts import MicroBatch, Rollout
 from guerdon.training.signals import Seen, Targets
@@ -50,8 +51,8 @@ class Updating:
                 now = self._evaluate(part, self.anchor)
                 parts = {"anchor_log_prob": now.anchor_log_prob, "kl": now.kl, "value": now.value}
             else:
-                now = self.anchor.evaluate(part.sources, part.targets, None, config.temperature, part.of_source)
-                parts = {"anchor_log_prob": now.log_prob}
+                logits = self.anchor.logits(part.sources, part.targets, part.of_source)
+                parts = {"anchor_log_prob": target_log_prob(logits, part.targets, config.temperature)}
             for name, values in parts.items():
                 if values is not None:
                     found[name][part.rows, : values.shape[1]] = values.to(like.dtype)
