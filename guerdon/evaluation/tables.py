@@ -149,7 +149,8 @@ def timings_table(run: RunFolder) -> list[tuple[str, str, str, str]]:
         steps = [row for row in own if "step" in row]
         whole = sum(float(row["seconds"]) for row in own if row.get("event") == "finished")
         seconds = whole or sum(float(row.get("seconds", 0)) for row in steps)
-        rows.append((stage_label(stage), short(len(steps)) if steps else "", duration(seconds), _spent(steps)))
+        spent = "; ".join(filter(None, [_spent(steps), _memory(own)]))
+        rows.append((stage_label(stage), short(len(steps)) if steps else "", duration(seconds), spent))
     return rows
 
 
@@ -159,6 +160,12 @@ def _spent(steps: Sequence[Row]) -> str:
     parts = dict.fromkeys(name for row in steps for name in row if name not in ("stage", "step", "seconds"))
     sums = {name: sum(float(row.get(name, 0)) for row in steps) for name in parts}
     return ", ".join(f"{name} {100 * found / total:.0f}%" for name, found in sums.items()) if total else ""
+
+
+def _memory(rows: Sequence[Row]) -> str:
+    """The most memory of a stage, and the part that took it."""
+    peaks = [(float(peak), part) for row in rows if row.get("event") == "usage" for part, peak in row.get("peaks", {}).items()]
+    return f"at most {max(peaks)[0] / 1e9:.1f} GB of memory ({max(peaks)[1]})" if peaks else ""
 
 
 def alarms_table(run: RunFolder) -> list[tuple[str, str, str, str]]:

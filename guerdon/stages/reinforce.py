@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +36,7 @@ from guerdon.training.signals import Further, Seen, Signals, Targets
 from guerdon.training.supervised import Validate
 from guerdon.training.tally import Tally
 from guerdon.training.updating import Updating
+from guerdon.training.usage import Usage
 from guerdon.training.watch import Watch
 
 
@@ -67,7 +67,7 @@ class Reinforce:
         self._next = 0
         self._rollout: Rollout | None = None
         self._metrics: dict[str, float] = {}
-        self._durations: dict[str, float] = {}
+        self._usage: Usage | None = None
 
     def fingerprint(self) -> str:
         """See `Trainee`: the options, the examples, and the anchor, which on resuming must be the one it began with."""
@@ -79,16 +79,15 @@ class Reinforce:
 
     def updates(self, step: int) -> Iterator[Iterator[Tensor]]:
         """One step: outputs are drawn and judged once; then one update of the policy from them, or several."""
-        config, clock = self.config, time.perf_counter
+        config, usage = self.config, Usage(self.generator.device)
         self.model.eval()  # no dropout: the gradient weighs the distribution that was drawn from
         move_anchor(config.kl, self.anchor, self.generator.policy, step)
-        began = clock()
         numbers = self._sources(step)
         rollout = self._rollout = self._draw(numbers, step)
-        drawn = clock()
+        usage.lap("rollout")
         judged = self.prompts.judged(rollout.numbers, rollout.texts, rollout.samples.finished.tolist())
         judgement = self.reward.judge(judged)
-        scored = clock()
+        usage.lap("reward")
         seen = self.updating.scan(rollout)
         mask = rollout.samples.tokens.mask
         divergence = sequence_kl(kl_estimate("k1", rollout.samples.log_prob, seen.anchor_log_prob), mask)
@@ -105,7 +104,8 @@ class Reinforce:
         self._metrics |= {**tally.metrics(), "kl_coefficient": self.signals.kl.value, "entropy_coefficient": self.entropy.value}
         self.signals.kl.update(float(divergence.double().mean()), len(rollout.texts))
         self.entropy.update(self._metrics["entropy"])
-        self._durations = {"rollout": drawn - began, "reward": scored - drawn, "update": clock() - scored}
+        usage.lap("update")
+        self._usage = usage
 
     def _losses(
         self, step: int, number: int, numbers: Sequence[int], rollout: Rollout, targets: Targets, seen: Seen, tally: Tally
@@ -155,9 +155,9 @@ class Reinforce:
         """See `Trainee`."""
         return self._metrics
 
-    def durations(self) -> Mapping[str, float]:
+    def usage(self) -> Usage | None:
         """See `Trainee`."""
-        return self._durations
+        return self._usage
 
     def validate(self, step: int) -> Mapping[str, float]:
         """See `Trainee`."""

@@ -24,6 +24,7 @@ from guerdon.training.progress import Progressing
 from guerdon.training.runlog import RunLog
 from guerdon.training.schedule import OptimiserOptions, build_optimiser, learning_rate
 from guerdon.training.trainee import LoopOptions, Trainee
+from guerdon.training.usage import Usage
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Loop:
         self.optimiser_options = optimiser
         self.optimiser = build_optimiser(trainee.model, optimiser)
         chosen = f"{trainee.name} {steps} {options} {optimiser} {around.seed} {trainee.fingerprint()}"
+        self.usage = Usage(next(iter(trainee.model.parameters())).device)
         self.state = TrainingState(options=hashlib.sha256(chosen.encode()).hexdigest())
 
     def run(self) -> Outcome:
@@ -101,8 +103,12 @@ class Loop:
         state = self.state
         if state.final is None:
             state.final = dict(self._choose())
+            self.usage.lap("validation")
             self.around.log.metrics(self.trainee.name, state.step, "final", state.final)
             self._checkpoint()
+        self.around.log.timing(self.trainee.name, event="usage", seconds=dict(self.usage.seconds), peaks=self.usage.peaks)
+        if told := self.usage.sentence():
+            self.around.progress.say(f"{self.trainee.name}: {told}")
         self.around.progress.end(f"({state.finished})")
         return Outcome(state.step, state.finished, state.final, state.skipped)
 
@@ -143,7 +149,14 @@ class Loop:
         self.around.log.metrics(self.trainee.name, step, "train", values)
         self._observe(step, "train", values)
         self.around.log.samples(self.trainee.name, step, self.trainee.samples())
-        self.around.log.timing(self.trainee.name, step=step, seconds=time.perf_counter() - began, **self.trainee.durations())
+        parts = self.trainee.usage()
+        if parts is None:
+            self.usage.lap("step")
+        else:
+            self.usage.add(parts.seconds, parts.peaks)
+            self.usage.restart()
+        seconds = {} if parts is None else parts.seconds
+        self.around.log.timing(self.trainee.name, step=step, seconds=time.perf_counter() - began, **seconds)
         shown = ("loss", "reward", "kl")
         self.around.progress.advance(step, {name: values[name] for name in shown if name in values})
 
@@ -211,6 +224,7 @@ class Loop:
         if self._settled():
             self.state.finished = f"{self.options.criterion} no longer improves"
         self._heed()
+        self.usage.lap("validation")
 
     def _observe(self, step: int, kind: Literal["train", "validation"], figures: Mapping[str, float]) -> None:
         """Shows the figures to the trainee, and writes down what it raises an alarm for."""
@@ -244,6 +258,7 @@ class Loop:
         self.state.offsets = self.around.log.offsets()
         self.state.trainee = self.trainee.state()
         self.around.checkpoints.save(dataclasses.replace(self.state), self.trainee.model, self.optimiser)
+        self.usage.lap("checkpoint")
 
     @property
     def _sign(self) -> float:

@@ -72,7 +72,7 @@ class RunLog:
         """Lines of ``alarms.jsonl``, which is there, empty, where no monitor has fired."""
         self._append(ALARMS, [{"stage": stage, "step": step, **row} for row in rows])
 
-    def timing(self, stage: str, **values: float | str) -> None:
+    def timing(self, stage: str, **values: float | str | Mapping[str, float]) -> None:
         """One line of ``timings.jsonl``."""
         self._append(TIMINGS, [{"stage": stage, **values}])
 

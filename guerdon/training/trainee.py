@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from guerdon.errors import ConfigurationError
 from guerdon.training.figures import check_direction
 from guerdon.training.monitors import Alarm
+from guerdon.training.usage import Usage
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ class Trainee(Protocol):
         """What the last step measured."""
         ...
 
-    def durations(self) -> Mapping[str, float]:
-        """Seconds that the parts of the last step took; they go to ``timings.jsonl``."""
+    def usage(self) -> Usage | None:
+        """What the parts of the last step took; it goes to ``timings.jsonl``. None where a step has no parts."""
         ...
 
     def validate(self, step: int) -> Mapping[str, float]:
@@ -120,9 +121,9 @@ class PlainTrainee(ABC):
         """See `Trainee`."""
         yield self.losses(step)
 
-    def durations(self) -> Mapping[str, float]:
+    def usage(self) -> Usage | None:
         """See `Trainee`."""
-        return {}
+        return None
 
     def observe(self, step: int, kind: Literal["train", "validation"], figures: Mapping[str, float]) -> Sequence[Alarm]:
         """See `Trainee`: the monitors are for rewards."""

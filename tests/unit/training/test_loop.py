@@ -54,8 +54,11 @@ def test_it_learns_and_says_so(tmp_path: Path) -> None:
     assert [row["step"] for row in rows(tmp_path, "validation")] == list(range(2, 61, 2))
     assert rows(tmp_path, "final") == [{"stage": "quadratic", "step": 60, "kind": "final", **outcome.validation}]
     timings = rows(tmp_path, name="timings.jsonl")
-    assert len(timings) == 60
+    assert len(timings) == 61
     assert set(timings[0]) == {"stage", "step", "seconds", "thinking"}
+    assert timings[-1]["event"] == "usage"
+    assert set(timings[-1]["seconds"]) == set(timings[-1]["peaks"]) == {"thinking", "validation", "checkpoint"}
+    assert timings[-1]["seconds"]["thinking"] == pytest.approx(sum(row["thinking"] for row in timings[:-1]))
 
 
 def test_the_loss_is_the_sum_of_its_parts_and_the_norm_that_of_the_whole_gradient(tmp_path: Path) -> None:
