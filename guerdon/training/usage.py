@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,7 +24,7 @@ class Usage:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = {}
         self.peaks: dict[str, int] = {}
         self.restart()
 
@@ -36,13 +35,13 @@ class Usage:
 
     def lap(self, part: str) -> None:
         """What was done since the last lap was this part."""
-        self.seconds[part] += time.perf_counter() - self._began
-        self.peaks[part] = max(self.peaks.get(part, 0), peak_memory(self.device))
+        self.add({part: time.perf_counter() - self._began}, {part: peak_memory(self.device)})
         self.restart()
 
     def add(self, seconds: Mapping[str, float], peaks: Mapping[str, int]) -> None:
         """What somebody else has measured."""
-        self.seconds.update(seconds)
+        for part, taken in seconds.items():
+            self.seconds[part] = self.seconds.get(part, 0.0) + taken
         for part, peak in peaks.items():
             self.peaks[part] = max(self.peaks.get(part, 0), peak)
 
