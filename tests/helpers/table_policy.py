@@ -52,7 +52,7 @@ class TablePolicy(torch.nn.Module):
     def next_logits(self, source: Ids, written: Ids) -> list[float]:
         return [-np.inf, -np.inf, *self.table(source, written)]
 
-    def start(self, sources: Padded, copies: int = 1) -> tuple[TableState, Tensor]:
+    def start(self, sources: Padded, copies: int = 1, precision: str = "float32") -> tuple[TableState, Tensor]:
         rows = [tuple(row) for row in sources.to_lists() for _ in range(copies)]
         return TableState(rows, [None] * len(rows)), torch.full((len(rows),), START)
 
