@@ -6,8 +6,8 @@
 Each folder is one seed's reward model, with a head for each aspect. Measured on the unanimous pairs (at least two votes for,
 none against) of split=valid; the linear model is that of `guerdon evaluate`, trained on those of split=train. Printed for each
 aspect: each seed's accuracy, their mean with its 95% interval, and its gain over the linear model, paired. Sources are
-resampled, and every seed is measured on the same ones. The expected calibration error is that of σ(r(chosen) − r(rejected)) as the models
-give it: their temperatures were fitted on folds of the training sources.
+resampled, and every seed is measured on the same ones. The expected calibration error is that of σ(r(chosen) − r(rejected))
+as the models give it: their temperatures were fitted on folds of the training sources.
 """
 
 from __future__ import annotations
