@@ -26,11 +26,13 @@ from guerdon.errors import ConfigurationError, nearest
 from guerdon.models.reward_folder import RewardScorer, load_scorers
 from guerdon.rewards.base import Reward
 from guerdon.rewards.combine import Combined, NamedPart
+from guerdon.rewards.concurrent import Concurrent
 from guerdon.rewards.encoders import DEFAULT_ENCODER, SentenceEncoder
 from guerdon.rewards.frequency import Reduction, WordFrequency
 from guerdon.rewards.function import FunctionReward
 from guerdon.rewards.learned import Ensemble, LearnedOptions, LearnedReward
 from guerdon.rewards.overlap import SentenceBleu, SentenceChrf, SentenceRougeL
+from guerdon.rewards.remote import HttpReward
 from guerdon.rewards.rules import Length, Pattern, Repetition, RequiredContent
 from guerdon.rewards.similarity import SemanticSimilarity
 
@@ -141,10 +143,42 @@ def pattern(context: RewardContext, *, must: list[str] | None = None, must_not: 
 
 
 def function(
-    context: RewardContext, *, function: str, needs_references: bool = False, scores_prefixes: bool = False
-) -> FunctionReward:
-    """`FunctionReward`; a module that is not installed is looked for in the recipe's folder."""
-    return FunctionReward(function, needs_references=needs_references, folder=context.folder, scores_prefixes=scores_prefixes)
+    context: RewardContext,
+    *,
+    function: str,
+    needs_references: bool = False,
+    scores_prefixes: bool = False,
+    workers: int | None = None,
+    batch_size: int = 16,
+    timeout: float | None = None,
+    retries: int = 0,
+) -> Reward:
+    """`FunctionReward`; a module that is not installed is looked for in the recipe's folder. With ``workers``, `Concurrent`."""
+    made = FunctionReward(function, None, needs_references, context.folder, scores_prefixes)
+    if workers is not None:
+        return Concurrent(made, workers, batch_size, timeout, retries)
+    if (batch_size, timeout, retries) != (16, None, 0):
+        raise ConfigurationError(
+            "batch_size, timeout and retries are for several calls at a time", where="function", cure="give workers too"
+        )
+    return made
+
+
+def http(
+    context: RewardContext,
+    *,
+    url: str,
+    workers: int = 4,
+    batch_size: int = 16,
+    timeout: float = 30.0,
+    retries: int = 3,
+    headers: dict[str, str] | None = None,
+    needs_references: bool = False,
+    meta: bool = False,
+) -> Concurrent:
+    """`HttpReward`, several requests at a time."""
+    made = HttpReward(url, "http", timeout, retries, headers, needs_references, meta)
+    return Concurrent(made, workers, batch_size)
 
 
 def learned(
@@ -190,6 +224,7 @@ TYPES: dict[str, Callable[..., Reward]] = {
     "required_content": required_content,
     "pattern": pattern,
     "function": function,
+    "http": http,
     "learned": learned,
 }
 """How each type of part is made, from the context and its options."""

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-OF_USERS = ("parquet", "huggingface", "ctranslate2", "similarity", "offline", "frequency", "chinese")
+OF_USERS = ("parquet", "huggingface", "ctranslate2", "http", "similarity", "offline", "frequency", "chinese")
 
 
 def names(requirements: list[str]) -> set[str]:

@@ -58,7 +58,7 @@ def test_every_type_with_its_options(part, output, expected):
 def test_every_type_is_in_the_table_and_takes_the_context():
     assert list(TYPES) == [
         "word_frequency", "similarity", "bleu", "chrf", "rouge_l", "length", "repetition", "required_content", "pattern",
-        "function", "learned",
+        "function", "http", "learned",
     ]  # fmt: skip
     for name, made in TYPES.items():
         assert getattr(build, name) is made
