@@ -7,9 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from guerdon.data.padded import Padded
+from guerdon.models.fused import LEAST, log_prob_and_entropy
 from guerdon.models.policy import Evaluation
-
-_LEAST = -1e30  # a log-probability that is finite, and whose exponential is 0
 
 
 def evaluate_logits(
@@ -30,21 +29,20 @@ def evaluate_logits(
     if top_p < 1.0:
         outside = outside_nucleus(logits.detach() / temperature, top_p).scatter(1, ids, False)
         logits = logits.masked_fill(outside, -torch.inf)
-    log_probs = _log_softmax(logits, temperature)
-    entropy = -(log_probs.exp() * _finite(log_probs)).sum(-1)
+    log_prob, entropy = log_prob_and_entropy(logits, ids[:, 0], temperature)
     kl = anchor_log_prob = None
     if anchor_logits is not None:
-        anchor = _log_softmax(anchor_logits, temperature)
+        log_probs, anchor = _log_softmax(logits, temperature), _log_softmax(anchor_logits, temperature)
         disallowed = log_probs == -torch.inf  # a token that only the anchor disallows makes the divergence infinite
         kl = spread((log_probs.exp() * (_finite(log_probs) - anchor.masked_fill(disallowed, 0.0))).sum(-1), mask)
         anchor_log_prob = spread(anchor.gather(-1, ids)[:, 0], mask)
-    return Evaluation(spread(log_probs.gather(-1, ids)[:, 0], mask), spread(entropy, mask), mask, kl, anchor_log_prob)
+    return Evaluation(spread(log_prob, mask), spread(entropy, mask), mask, kl, anchor_log_prob)
 
 
 def target_log_prob(logits: Tensor, targets: Padded, temperature: float = 1.0) -> Tensor:
     """The log-probabilities alone of `evaluate_logits`, [batch, length]: what a scan of an anchor reads."""
     mask = targets.mask
-    return spread(_log_softmax(logits, temperature).gather(-1, targets.ids[mask][:, None])[:, 0], mask)
+    return spread(log_prob_and_entropy(logits, targets.ids[mask], temperature)[0], mask)
 
 
 def outside_nucleus(logits: Tensor, top_p: float) -> Tensor:
@@ -63,7 +61,7 @@ def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
 
 def _finite(log_probs: Tensor) -> Tensor:
     """Disallowed tokens have log-probability -inf and probability 0; 0 · -inf is to be 0, in the gradient too."""
-    return log_probs.clamp(min=_LEAST)
+    return log_probs.clamp(min=LEAST)
 
 
 def spread(values: Tensor, mask: Tensor) -> Tensor:
