@@ -44,8 +44,11 @@ class SelfCache:
         self.keys, self.values = (self._selected(old, rows) for old in (self.keys, self.values))
 
     def _selected(self, old: Tensor, rows: Tensor) -> Tensor:
-        new = old.new_empty((len(rows), *old.shape[1:]))
-        new[:, :, : self.length] = old[:, :, : self.length].index_select(0, rows)
+        new, filled = old.new_empty((len(rows), *old.shape[1:])), old[:, :, : self.length]
+        if old.requires_grad:  # what is written into cannot be derived
+            new[:, :, : self.length] = filled.index_select(0, rows)
+        else:
+            torch.index_select(filled, 0, rows, out=new[:, :, : self.length])
         return new
 
 
