@@ -106,7 +106,7 @@ class Loop:
             self.usage.lap("validation")
             self.around.log.metrics(self.trainee.name, state.step, "final", state.final)
             self._checkpoint()
-        self.around.log.timing(self.trainee.name, event="usage", seconds=dict(self.usage.seconds), peaks=self.usage.peaks)
+        self.around.log.timing(self.trainee.name, event="usage", parts=dict(self.usage.seconds), peaks=self.usage.peaks)
         if told := self.usage.sentence():
             self.around.progress.say(f"{self.trainee.name}: {told}")
         self.around.progress.end(f"({state.finished})")

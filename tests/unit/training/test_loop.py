@@ -57,8 +57,8 @@ def test_it_learns_and_says_so(tmp_path: Path) -> None:
     assert len(timings) == 61
     assert set(timings[0]) == {"stage", "step", "seconds", "thinking"}
     assert timings[-1]["event"] == "usage"
-    assert set(timings[-1]["seconds"]) == set(timings[-1]["peaks"]) == {"thinking", "validation", "checkpoint"}
-    assert timings[-1]["seconds"]["thinking"] == pytest.approx(sum(row["thinking"] for row in timings[:-1]))
+    assert set(timings[-1]["parts"]) == set(timings[-1]["peaks"]) == {"thinking", "validation", "checkpoint"}
+    assert timings[-1]["parts"]["thinking"] == pytest.approx(sum(row["thinking"] for row in timings[:-1]))
 
 
 def test_the_loss_is_the_sum_of_its_parts_and_the_norm_that_of_the_whole_gradient(tmp_path: Path) -> None:
