@@ -149,6 +149,19 @@ class Comparison:
         name = self.judged_by.name
         return sorted(self.cells, key=lambda cell: -self.spread(cell.name, name).mean)
 
+    @cached_property
+    def twins(self) -> list[list[str]]:
+        """The labels of cells that have every measure of every seed in common, group by group."""
+        groups = dict[str, list[str]]()
+        for cell in self.cells:
+            figures = repr([list(self.values(cell.name, m.name)) for m in self.evaluation.measures if self._measured(cell, m)])
+            groups.setdefault(figures, []).append(cell.label)
+        return [labels for labels in groups.values() if len(labels) > 1]
+
+    def _measured(self, cell: ComparedCell, measure: MeasureInfo) -> bool:
+        found = self.evaluation.system(cell.name)
+        return found is not None and measure.name in found.metrics
+
     def ahead(self, cell: ComparedCell) -> Spread:
         """How far the best cell's reward lies above that of ``cell``, over seeds."""
         name = self.judged_by.name

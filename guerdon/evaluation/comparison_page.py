@@ -102,6 +102,8 @@ def notes(comparison: Comparison) -> list[str]:
             "Leads are differences of means over seeds with Welch's 95% interval; they say what further seeds would give on "
             "these sources. Differences to the start policy are paired over sources, the outputs of all seeds together."
         )
+    for labels in comparison.twins:
+        found.append(f"{listed(labels)} came out alike in every figure of every seed: their options mean the same here.")
     if len(comparison.cells) > 2:
         found.append(f"The best of {len(comparison.cells)} cells is picked after looking, which flatters it.")
     if not comparison.controls:

@@ -91,6 +91,13 @@ def test_a_lead_beyond_the_spread_over_seeds_is_called_one():
     assert "picked after looking" in " ".join(notes(found))
 
 
+def test_cells_that_are_the_same_are_named():
+    assert compared(VALUES, GAINS).twins == []
+    found = compared({**VALUES, "c": VALUES["a"]}, GAINS)
+    assert found.twins == [["A", "C"]]
+    assert "A and C came out alike in every figure of every seed: their options mean the same here." in notes(found)
+
+
 def test_a_lead_within_the_spread_is_none():
     found = compared({**VALUES, "b": [2.5, 3.6], "c": [2.0, 3.9]}, GAINS)
     first = verdict(found)[0]
