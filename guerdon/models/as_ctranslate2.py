@@ -11,17 +11,15 @@ from torch import Tensor, nn
 from guerdon.errors import MissingExtraError
 from guerdon.models.attention import CrossAttention, SelfAttention
 from guerdon.models.layers import DecoderLayer, EncoderLayer, FeedForward
+from guerdon.models.options import IMPOSSIBLE
 from guerdon.models.transformer import Transformer
-
-# A logit that no float rounds back to a probability, and that every format holds.
-IMPOSSIBLE = -1e4
 
 
 def as_ctranslate2(policy: Transformer, tokens: Sequence[str]) -> Any:
     """A ``ctranslate2.specs.TransformerSpec`` that gives every target the probability that ``policy`` gives it.
 
     Sources end with the end token, and nothing is added to them; outputs begin with the start token, which is not theirs.
-    Tokens that the policy never writes have the logit `IMPOSSIBLE`.
+    Tokens that the policy never writes have the logit `~guerdon.models.options.IMPOSSIBLE`.
 
     Args:
         policy: of any kind.
@@ -46,8 +44,10 @@ def as_ctranslate2(policy: Transformer, tokens: Sequence[str]) -> Any:
     encoder = transformer_spec.TransformerEncoderSpec(options.encoder_layers, **common)
     decoder = transformer_spec.TransformerDecoderSpec(options.decoder_layers, **common)
     _fill_side(encoder, encoder.embeddings[0], policy.embedding, policy.encoder, policy.encoder_norm)
-    _fill_side(decoder, decoder.embeddings, policy._target_embedding, policy.decoder, policy.decoder_norm)
-    decoder.projection.weight = _array(policy._output_weight)
+    tied = options.tied_embeddings
+    target, output = (policy.embedding,) * 2 if tied else (policy.target_embedding, policy.output)
+    _fill_side(decoder, decoder.embeddings, target, policy.decoder, policy.decoder_norm)
+    decoder.projection.weight = _array(output.weight)
     decoder.projection.bias = np.where(policy.allowed.cpu().numpy(), 0.0, IMPOSSIBLE).astype(np.float32)
     _fill_positions(policy, encoder, decoder)
     return _named(transformer_spec.TransformerSpec(encoder, decoder), policy, tokens)

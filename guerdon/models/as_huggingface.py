@@ -16,10 +16,8 @@ from torch import Tensor, nn
 
 from guerdon.errors import CapabilityError, MissingExtraError
 from guerdon.models.layers import DecoderLayer, EncoderLayer
+from guerdon.models.options import IMPOSSIBLE
 from guerdon.models.transformer import Transformer
-
-# A logit that no float rounds back to a probability, and that every format holds.
-IMPOSSIBLE = -1e4
 
 _SHARED = "model.shared.weight"
 _SINUSOIDS = ("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight")
@@ -34,7 +32,7 @@ def as_huggingface(policy: Transformer) -> Any:
     """A model of transformers that gives every target the probability that ``policy`` gives it; float32, in evaluation mode.
 
     Sources end with the end token (2), outputs begin with the start token (1); padding is 0. Tokens that the policy never
-    writes have the logit `IMPOSSIBLE`.
+    writes have the logit `~guerdon.models.options.IMPOSSIBLE`.
 
     Raises:
         CapabilityError: for a kind of Transformer that transformers has no model for.

@@ -8,6 +8,9 @@ from typing import Literal, get_args
 from guerdon.errors import ConfigurationError
 
 PAD_ID, START_ID, END_ID, MASK_ID = 0, 1, 2, 3
+IMPOSSIBLE = -1e4
+"""The logit, in exported models, of a token that is never written: probability 0 in any float, and all formats hold it."""
+
 Positions = Literal["sinusoidal", "rotary", "learned"]
 Norm = Literal["pre", "post"]
 Activation = Literal["relu", "gelu", "swiglu"]
