@@ -155,6 +155,22 @@ def test_a_draw_inverts_the_cumulative_distribution(weights: list[float], unifor
     assert token == 0 or uniform * sums[-1] >= sums[token - 1] * (1 - 1e-15)
 
 
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 128, 200, 1000])
+def test_it_is_inverted_over_many_tokens(size: int) -> None:
+    """Tokens are found by blocks: wherever in a block, and in a last one that is short, against one running sum in float64."""
+    generator = torch.Generator().manual_seed(size)
+    p = torch.softmax(3 * torch.randn(2000, size, generator=generator), -1)
+    uniform = 1 - torch.rand(2000, generator=generator, dtype=torch.float64)
+    sums = np.cumsum(p.numpy().astype(np.float64), axis=1)
+    goals = uniform.numpy() * sums[:, -1]
+    wanted = [int(np.searchsorted(row, goal)) for row, goal in zip(sums, goals, strict=True)]
+    near = np.abs(sums - goals[:, None]).min(1) < 1e-6  # of float32's rounding: either neighbour is right
+    found = inverse_cdf(p, uniform).numpy()
+    assert near.mean() < 0.05
+    assert (found == wanted)[~near].all()
+    assert (np.abs(found - wanted) <= 1)[near].all()
+
+
 @pytest.mark.parametrize("uniform", [2.0**-54, 2.0**-53, 0.5, 1.0 - 2.0**-53, 1.0])
 def test_no_rounding_draws_a_token_of_probability_zero(uniform: float) -> None:
     generator = torch.Generator().manual_seed(0)

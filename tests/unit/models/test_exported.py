@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from helpers.tiny_policies import tiny_policy
 
 from guerdon.data.padded import Padded
-from guerdon.errors import CapabilityError
+from guerdon.errors import CapabilityError, MissingExtraError
 from guerdon.models.as_ctranslate2 import as_ctranslate2
 from guerdon.models.as_huggingface import as_huggingface
 from guerdon.models.transformer import Transformer
@@ -115,3 +116,13 @@ def test_learned_positions_of_two_lengths() -> None:
     assert theirs.config.max_position_embeddings == 30
     assert torch.equal(theirs.model.encoder.embed_positions.weight[:8], policy.source_positions.weight)
     assert torch.equal(theirs.model.decoder.embed_positions.weight, policy.target_positions.weight)
+
+
+@pytest.mark.parametrize("library", ["transformers", "ctranslate2"])
+def test_a_missing_library_is_named(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(f"{library}.")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, library, None)
+    policy = policy_of(("pre", "sinusoidal", "relu", True))
+    with pytest.raises(MissingExtraError, match=library):
+        as_huggingface(policy) if library == "transformers" else as_ctranslate2(policy, NAMES)
