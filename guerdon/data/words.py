@@ -46,8 +46,8 @@ def split_unicode(text: str) -> list[str]:
     >>> split_unicode("It's £20.50 at the city-centre pub.")
     ["It's", '20.50', 'at', 'the', 'city', 'centre', 'pub']
     """
-    words: list[str] = _UNICODE_WORD.findall(text)
-    return words
+    # regex sees no boundary between a combining mark that begins the text and white space behind it
+    return [word.rstrip() for word in _UNICODE_WORD.findall(text)]
 
 
 def split_characters(text: str) -> list[str]:

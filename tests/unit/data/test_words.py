@@ -112,6 +112,13 @@ def test_words_stand_in_the_text_in_order_and_hold_no_blank(name, text):
         at = text.index(word, at) + len(word)
 
 
+def test_white_space_ends_a_combining_mark_that_begins_the_text():
+    for blank in filter(str.isspace, map(chr, range(0x10000))):
+        assert splitter("unicode")(f"\u0300{blank}") == ["\u0300"]
+        assert splitter("unicode")(f"\u0300{blank} a") == ["\u0300", "a"]
+    assert splitter("unicode")("1\u202f000 x") == ["1\u202f000", "x"]  # the narrow space of French numbers parts no word
+
+
 PLAIN = st.characters(categories=["L", "N", "P", "S", "Zs"])
 
 
