@@ -7,6 +7,7 @@
 Each run begins with the fine-tuned model and trains as the recipe says, but for its reward; healthy ones keep the recipe's.
 A run that is finished is not trained again, and one that was cut goes on. The alarms are read off the metrics that a run has
 left, so that other thresholds can be tried on finished runs in seconds: ``--set reinforce.monitors.length_drift=0.5``.
+``--healthy FOLDER ...`` reads healthy runs that are there already (a recipe's or a comparison's) instead of training some.
 
 Printed, and written to ``hacks.json`` in the output folder: for each hack how many runs raised an alarm, by which monitor and
 at which step, with the held-out figure and without it, beside how far the planted reward rose (a hack that was not learned
@@ -39,7 +40,8 @@ from guerdon.training.progress import Silent
 
 HEALTHY, HELD_OUT = "healthy", "held_out_fall"
 
-Texts, References = Sequence[str], Sequence[Sequence[str]]
+Texts = Sequence[str]
+References = Sequence[Sequence[str]]
 
 
 # --- the planted rewards: each pays for one fault, and for nothing else
@@ -132,10 +134,10 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def read(folder: Path, options: MonitorOptions) -> dict[str, Any]:
-    """What monitors with these options say of a run, by its metrics."""
+    """What monitors with these options say of the reinforcement in a run's folder, by its metrics."""
     alarms, nearest, monitors = [], dict[str, float](), Monitors(options)
     signs = Monitors(options)
-    rows = lines(folder / "metrics.jsonl")
+    rows = [row for row in lines(folder / "metrics.jsonl") if row["stage"] == "reinforce"]
     for row in rows:
         figures = {k: math.nan if v is None else v for k, v in row.items() if k not in ("stage", "step", "kind")}
         if row["kind"] in ("train", "validation"):
@@ -149,7 +151,6 @@ def read(folder: Path, options: MonitorOptions) -> dict[str, Any]:
         "nearest": {name: round(value, 3) for name, value in nearest.items()},
         "reward": [row["reward"] for row in validated],
         "held_out": [row[held_out] for row in validated] if held_out else [],
-        **lines(folder / "done.json")[0],
     }
 
 
@@ -177,8 +178,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [columns, ["---"] * len(columns), *rows])
 
 
-def report(results: dict[str, dict[int, dict[str, Any]]]) -> str:
-    found = {name: list(by_seed.values()) for name, by_seed in results.items()}
+def report(results: dict[str, dict[str, dict[str, Any]]]) -> str:
+    found = {name: list(by_folder.values()) for name, by_folder in results.items()}
     columns = ["reward pays for", "runs", "validation reward", "alarm in", "alarm without the held-out figure in"]
     parts = [table(columns, [summary(name, runs_) for name, runs_ in found.items()])]
     monitors = sorted({name for runs_ in found.values() for run in runs_ for name in run["nearest"]})
@@ -194,9 +195,9 @@ def report(results: dict[str, dict[int, dict[str, Any]]]) -> str:
     parts.append("How near each sign came to its limit, which is 1:\n\n" + table(["monitor", *heads], rows))
     parts.append(
         "\n".join(
-            f"{name}, seed {seed}, step {alarm['step']}, {alarm['monitor']}: {alarm['sentence']}"
-            for name, by_seed in results.items()
-            for seed, run in by_seed.items()
+            f"{name}, {folder}, step {alarm['step']}, {alarm['monitor']}: {alarm['sentence']}"
+            for name, by_folder in results.items()
+            for folder, run in by_folder.items()
             for alarm in run["alarms"]
         )
     )
@@ -209,6 +210,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--start", type=Path, required=True, help="folder of the fine-tuned model")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--hacks", nargs="*", choices=list(PLANTED), default=list(PLANTED), help="rewards to plant")
+    parser.add_argument("--healthy", nargs="*", type=Path, default=[], help="finished healthy runs; none are trained then")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--steps", type=int, help="of each run; the recipe's where left out")
     parser.add_argument("--held-out", help="validation figure that is held out; the recipe's monitors.held_out where left out")
@@ -233,14 +235,20 @@ def main() -> None:
     recipe = chosen(given)
     assert recipe.reinforce is not None
     run, monitors = Run(recipe, given.output / "recipe", Silent()), recipe.reinforce.monitors
-    results: dict[str, dict[int, dict[str, Any]]] = {}
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+
+    def note(name: str, folder: Path) -> None:
+        found = results.setdefault(name, {})[str(folder)] = read(folder, monitors)
+        shown = [f"{alarm['monitor']} {alarm['step']}" for alarm in found["alarms"]]
+        print(f"{name}, {folder}: {', '.join(shown) or 'nothing fired'}", flush=True)
+
+    for folder in given.healthy:
+        note(HEALTHY, folder)
     for seed in given.seeds:
-        for name in [HEALTHY, *given.hacks]:
+        for name in [*([] if given.healthy else [HEALTHY]), *given.hacks]:
             folder = given.output / f"{name}-{seed}"
             train(name, seed, run, given.start, folder, monitors)
-            results.setdefault(name, {})[seed] = read(folder, monitors)
-            shown = [f"{alarm['monitor']} {alarm['step']}" for alarm in results[name][seed]["alarms"]]
-            print(f"{name}, seed {seed}: {', '.join(shown) or 'nothing fired'}", flush=True)
+            note(name, folder)
     record = {"recipe": recipe.name, "steps": recipe.reinforce.steps, "monitors": asdict(monitors), "runs": results}
     (given.output / "hacks.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(f"\n{report(results)}")
