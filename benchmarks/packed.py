@@ -40,7 +40,7 @@ def main() -> None:
     plain: list[nn.Module] = [nn.Linear(*shape) for shape in [*shapes, (wide, options.vocabulary)]]
     with torch.no_grad():
         for rows in (128, 64, 32, 16, 8, 4, 1):
-            packed = pack(plain, rows)
+            packed = pack(plain)
             for layer, source in zip(packed, plain, strict=True):
                 layer.in_features = source.in_features
             inputs = {size: torch.randn(rows, size) for size in (wide, deep)}

@@ -155,15 +155,15 @@ class Generator:
     def _search(
         self, batch: Padded, numbers: Sequence[int], options: DecodingOptions, prefixes: Padded | None
     ) -> list[list[Hypothesis]]:
-        limits, search = options.limit.of(batch, self.policy), options.search()
+        limits, search, precision = options.limit.of(batch, self.policy), options.search(), options.precision
         if isinstance(search, BeamOptions):
-            return beam_search(self.policy, batch, limits, search, prefixes)
+            return beam_search(self.policy, batch, limits, search, prefixes, precision)
         if search is None:
-            return [[h] for h in greedy(self.policy, batch, limits, prefixes, options.ngram_block)]
+            return [[h] for h in greedy(self.policy, batch, limits, prefixes, options.ngram_block, precision)]
         copies = options.returned
         examples = torch.tensor(numbers).repeat_interleave(copies)
         keys = row_keys(options.seed, "generate", 0, examples, torch.arange(copies).repeat(len(numbers)))
-        drawn = sample(self.policy, batch, limits, search, keys, copies, prefixes)
+        drawn = sample(self.policy, batch, limits, search, keys, copies, prefixes, precision)
         sums = drawn.log_prob.double().sum(1).tolist()
         flat = [
             Hypothesis(tuple(ids), log_prob, log_prob, finished)

@@ -30,6 +30,8 @@ def generate(
     ngram_block: Annotated[int | None, typer.Option(help="No n-gram of this size twice in an output.")] = None,
     max_length: Annotated[int | None, typer.Option(help="The longest output in tokens.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the samples.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Sources decoded together: speed and memory only.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of matrix products: float32, or bfloat16, faster and coarser.")] = None,
     json_output: Json = False,
 ) -> None:
     """Writes outputs for every record of a file.
@@ -41,6 +43,7 @@ def generate(
     changes = {
         "method": method, "returned": returned, "beam_size": beam_size, "length_penalty": length_penalty, "patience": patience,
         "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "ngram_block": ngram_block, "seed": seed,
+        "batch_size": batch_size, "precision": precision,
     }  # fmt: skip
     given = {name: value for name, value in changes.items() if value is not None}
     with progress(json_output) as shown:

@@ -12,6 +12,7 @@ Axes: s sources still searched, k beam size, c candidates, t positions written s
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -30,8 +31,10 @@ from guerdon.decoding.constraints import (
     not_finite,
 )
 from guerdon.decoding.outputs import Hypothesis
+from guerdon.decoding.shares import in_threads, shares_of
 from guerdon.errors import ConfigurationError
 from guerdon.models.policy import Policy
+from guerdon.models.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,12 @@ class BeamOptions:
 
 
 def beam_search(
-    policy: Policy, sources: Padded, limits: Tensor, options: BeamOptions, prefixes: Padded | None = None
+    policy: Policy,
+    sources: Padded,
+    limits: Tensor,
+    options: BeamOptions,
+    prefixes: Padded | None = None,
+    precision: Precision = "float32",
 ) -> list[list[Hypothesis]]:
     """The best hypotheses of each source, best first.
 
@@ -107,6 +115,7 @@ def beam_search(
         options: how to rank and when to stop.
         prefixes: tokens that each source's outputs must begin with; a row of length 0 forces nothing. Their
             log-probabilities count, and an n-gram block does not concern them.
+        precision: of the policy's matrix products.
 
     Raises:
         InputError: for limits or prefixes that do not fit the sources.
@@ -116,9 +125,10 @@ def beam_search(
     check_request(policy, sources, limits, prefixes)
     if len(sources) == 0:
         return []
-    search = _Search(policy, limits, options, prefixes)
-    with inference(policy):
-        state, tokens = policy.start(sources, options.beam_size)
+
+    def one(share: Tensor) -> list[list[Hypothesis]]:
+        search = _Search(policy, limits, options, prefixes, share)
+        state, tokens = policy.start(sources.select(share), options.beam_size, precision)
         while True:
             candidates = search.candidates(full_precision(policy.step(state, tokens)))
             search.collect(candidates)
@@ -127,6 +137,12 @@ def beam_search(
                 return search.best()
             state = state.select(rows)
 
+    shares = shares_of(policy, sources, options.beam_size)
+    with inference(policy):
+        found = in_threads(shares, one)
+    by_source = dict(zip(torch.cat(shares).tolist(), itertools.chain.from_iterable(found), strict=True))
+    return [by_source[source] for source in range(len(sources))]
+
 
 def top_candidates(totals: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The ``count`` largest totals of each row in descending order, with their columns; ties go to the lower column.
@@ -134,15 +150,26 @@ def top_candidates(totals: Tensor, count: int) -> tuple[Tensor, Tensor]:
     `torch.topk` leaves open which of several equal numbers it takes, and in which order.
     """
     values, columns = totals.topk(min(count + 1, totals.shape[1]))
-    columns = columns[:, :count]
     if values.shape[1] > count:
         cut = (values[:, count - 1] == values[:, count]) & torch.isfinite(values[:, count])  # equals stand on both sides
         rows = cut.nonzero()[:, 0]
         if len(rows):
-            columns[rows] = totals[rows].sort(dim=1, descending=True, stable=True).indices[:, :count]
+            columns[rows, :count] = _lowest(totals[rows], values[rows, :count], columns[rows, :count])
+        columns = columns[:, :count]
     columns = columns.sort(1).values
     values, order = totals.gather(1, columns).sort(dim=1, descending=True, stable=True)
     return values, columns.gather(1, order)
+
+
+def _lowest(totals: Tensor, values: Tensor, columns: Tensor) -> Tensor:
+    """The columns of each row's largest totals, descending, with those that equal the last of them replaced by the lowest."""
+    least = values[:, -1:]
+    above = (values > least).sum(1)  # these stand first
+    row, column = (totals == least).nonzero(as_tuple=True)  # by row, then by column
+    first = torch.searchsorted(row, torch.arange(len(totals), device=row.device))
+    place = above[row] + torch.arange(len(row), device=row.device) - first[row]
+    taken = place < columns.shape[1]
+    return columns.index_put((row[taken], place[taken]), column[taken])
 
 
 @dataclass(frozen=True)
@@ -165,14 +192,14 @@ class _Candidates:
 class _Search:
     """The hypotheses of the sources that are still searched, and the finished ones of all."""
 
-    def __init__(self, policy: Policy, limits: Tensor, options: BeamOptions, prefixes: Padded | None) -> None:
+    def __init__(self, policy: Policy, limits: Tensor, options: BeamOptions, prefixes: Padded | None, sources: Tensor) -> None:
         self.policy, self.options, self.prefixes = policy, options, prefixes
         self.limits, self.position = limits, 0
-        self.finished: list[list[Hypothesis]] = [[] for _ in limits]
-        self.searched = torch.arange(len(limits), device=limits.device)  # int64 [s], the numbers of the sources
-        self.tokens = limits.new_zeros(len(limits), options.beam_size, 0)  # [s, k, t]
+        self.finished: dict[int, list[Hypothesis]] = {source: [] for source in sources.tolist()}
+        self.searched = sources  # int64 [s], the numbers of the sources
+        self.tokens = sources.new_zeros(len(sources), options.beam_size, 0)  # [s, k, t]
         # one empty hypothesis a source: the others would be copies of it. A dead one has log_prob -inf.
-        self.log_prob = torch.full((len(limits), options.beam_size), -torch.inf, device=limits.device)  # [s, k]
+        self.log_prob = torch.full((len(sources), options.beam_size), -torch.inf, device=limits.device)  # [s, k]
         self.log_prob[:, 0] = 0.0
 
     def candidates(self, logits: Tensor) -> _Candidates:
@@ -241,7 +268,7 @@ class _Search:
 
     def best(self) -> list[list[Hypothesis]]:
         """The hypotheses to return, best first."""
-        for source, found in enumerate(self.finished):
+        for source, found in self.finished.items():
             if not found:
                 raise not_finite(f"source {source}")
-        return [sorted(found, key=lambda one: -one.score)[: self.options.returned] for found in self.finished]
+        return [sorted(found, key=lambda one: -one.score)[: self.options.returned] for found in self.finished.values()]

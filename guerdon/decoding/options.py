@@ -10,6 +10,7 @@ from guerdon.decoding.beam import BeamOptions
 from guerdon.decoding.limits import LengthLimit
 from guerdon.decoding.sampling import SamplingOptions
 from guerdon.errors import ConfigurationError
+from guerdon.models.precision import Precision, check_precision
 
 _BEAM = {option.name for option in dataclasses.fields(BeamOptions)} - {"returned", "ngram_block"}
 _SAMPLING = {option.name for option in dataclasses.fields(SamplingOptions)} - {"ngram_block"}
@@ -26,6 +27,7 @@ class DecodingOptions:
         limit: the longest output.
         seed: of the samples.
         batch_size: sources decoded together; changes speed and memory only.
+        precision: of the model's matrix products. In bfloat16 outputs are those of a coarser model.
         beam_size, length_penalty, length_normalisation, patience: see `guerdon.decoding.BeamOptions`; for beam only.
         temperature, top_k, top_p, min_p: see `guerdon.decoding.SamplingOptions`; for sample only.
     """
@@ -36,6 +38,7 @@ class DecodingOptions:
     limit: LengthLimit = field(default_factory=LengthLimit)
     seed: int = 0
     batch_size: int = 64
+    precision: Precision = "float32"
     beam_size: int | None = None
     length_penalty: float | None = None
     length_normalisation: Literal["power", "gnmt"] | None = None
@@ -64,6 +67,7 @@ class DecodingOptions:
                 where="decoding.returned",
                 cure="give at least 1, and exactly 1 for greedy",
             )
+        check_precision(self.precision)
         self.search()
 
     def search(self) -> BeamOptions | SamplingOptions | None:
@@ -93,6 +97,7 @@ def changed(options: DecodingOptions, changes: dict[str, Any]) -> DecodingOption
         kept = {
             "limit": options.limit,
             "batch_size": options.batch_size,
+            "precision": options.precision,
             "seed": options.seed,
             "ngram_block": options.ngram_block,
         }

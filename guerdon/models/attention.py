@@ -20,15 +20,21 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 
     ``causal`` lets query i see keys up to i; it goes without a mask and needs q = k.
     """
-    if query.device.type != "cpu":
+    if query.device.type != "cpu" or (not causal and _few(query, key)):
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
-    # torch's fused kernel for the CPU takes four times as long in bfloat16, and no less in float32 (benchmarks/attention.py).
+    # torch's fused kernel for the CPU takes four times as long in bfloat16, and elsewhere no less (benchmarks/attention.py)
     scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
     if causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     return torch.matmul(torch.softmax(scores, dim=-1).to(value.dtype), value)
+
+
+def _few(query: Tensor, key: Tensor) -> bool:
+    """Whether there is so little to do that the fused kernel, one operation instead of six, is the faster one on the CPU."""
+    one = query.shape[2] == 1 and query.dtype == torch.float32 and not torch.is_grad_enabled()
+    return one and (query.shape[0] <= 16 or key.shape[2] <= 12)
 
 
 def split_heads(hidden: Tensor, heads: int) -> Tensor:
@@ -59,6 +65,13 @@ class SelfAttention(nn.Module):
         """Three times [b, h, length, d]; queries and keys are rotated to their positions where there is a rotation."""
         joined = self.project_in(hidden) if filled is None else filled.spread(self.project_in(hidden))
         query, key, value = (split_heads(part, self.heads) for part in joined.chunk(3, dim=-1))
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
+        return query, key, value
+
+    def query_key_value(self, hidden: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for one position: three times [b, h, d] from [b, m]."""
+        query, key, value = self.project_in(hidden).view(len(hidden), 3, self.heads, hidden.shape[1] // self.heads).unbind(1)
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
         return query, key, value

@@ -31,13 +31,13 @@ class SelfCache:
         return cls(like.new_empty(shape), like.new_empty(shape))
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds one position ([r, h, 1, d]) and returns all keys and values so far, as views."""
+        """Adds one position ([r, h, d]) and returns all keys and values so far, as views."""
         if self.length == self.keys.shape[2]:
             self.keys, self.values = _grown(self.keys), _grown(self.values)
-        self.keys[:, :, self.length] = key[:, :, 0]
-        self.values[:, :, self.length] = value[:, :, 0]
+        self.keys.select(2, self.length).copy_(key)
+        self.values.select(2, self.length).copy_(value)
         self.length += 1
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
 
     def select(self, rows: Tensor) -> None:
         """Keeps the rows named, in this order; only the filled positions are copied."""
@@ -93,13 +93,11 @@ class Layout:
         return type(self)(source, len(left), width, None if in_order else slot), None if len(left) == self.sources else left
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Each row's query [r, h, 1, d] over its source's memory, key and value [s, h, n, d]: [r, h, 1, d]."""
-        rows, heads, _, width = query.shape
-        flat = query.reshape(rows, heads * width)
+        """Each row's query [r, m] over its source's memory, key and value [s, h, n, d]: [r, m]."""
+        flat = query
         if self.slot is not None:
-            grid = flat.new_zeros(self.sources * self.width, heads * width)
-            grid[self.slot] = flat
-            flat = grid
-        packed = flat.view(self.sources, self.width, heads, width).transpose(1, 2)
-        mixed = attend(packed, key, value, mask).transpose(1, 2).reshape(self.sources * self.width, heads, 1, width)
+            flat = query.new_zeros(self.sources * self.width, query.shape[1])
+            flat[self.slot] = query
+        heads = flat.view(self.sources, self.width, *key.shape[1::2]).transpose(1, 2)
+        mixed = attend(heads, key, value, mask).transpose(1, 2).reshape(flat.shape)
         return mixed if self.slot is None else mixed[self.slot]

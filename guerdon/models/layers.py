@@ -8,11 +8,12 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional
 
-from guerdon.models.attention import CrossAttention, SelfAttention, attend, merge_heads, split_heads
+from guerdon.models.attention import CrossAttention, SelfAttention, attend
 from guerdon.models.cache import Layout, SelfCache
 from guerdon.models.dropout import Dropout
 from guerdon.models.filled import Filled
 from guerdon.models.options import TransformerOptions
+from guerdon.models.packed import PackedLinear
 
 
 class Memory(NamedTuple):
@@ -33,7 +34,8 @@ class FeedForward(nn.Module):
     def __init__(self, options: TransformerOptions) -> None:
         super().__init__()
         self.gated = options.activation == "swiglu"
-        self.activation = functional.gelu if options.activation == "gelu" else functional.relu
+        self.name = options.activation
+        self.activation: Callable[[Tensor], Tensor] = functional.gelu if options.activation == "gelu" else functional.relu
         self.project_in = nn.Linear(options.width, options.feed_forward * (2 if self.gated else 1))
         self.project_out = nn.Linear(options.feed_forward, options.width)
 
@@ -46,6 +48,13 @@ class FeedForward(nn.Module):
         else:
             inner = self.activation(inner)
         return self.project_out(inner)
+
+    def fuse_packed(self) -> None:
+        """See `guerdon.models.packed.pack`: the first product applies the activation, and keeps what the second reads."""
+        inner, outer = self.project_in, self.project_out
+        if not self.gated and isinstance(inner, PackedLinear) and isinstance(outer, PackedLinear):
+            inner.activation, inner.keeps = self.name, True
+            self.activation = lambda hidden: hidden
 
 
 class Residual(nn.Module):
@@ -100,15 +109,14 @@ class DecoderLayer(nn.Module):
         return self.around_feed_forward(hidden, self.feed_forward)
 
     def step(self, hidden: Tensor, cache: SelfCache, memory: Memory, layout: Layout, rotation: Tensor | None) -> Tensor:
-        """The same for one new position: [r, 1, m] to [r, 1, m]; the memory is the sources' own, read through ``layout``."""
+        """The same for one new position: [r, m] to [r, m]; the memory is the sources' own, read through ``layout``."""
 
         def over_past(x: Tensor) -> Tensor:
-            query, key, value = self.attention.queries_keys_values(x, rotation)
-            return self.attention.project_out(merge_heads(attend(query, *cache.append(key, value))))
+            query, key, value = self.attention.query_key_value(x, rotation)
+            return self.attention.project_out(attend(query[:, :, None], *cache.append(key, value)).view(x.shape))
 
         def over_source(x: Tensor) -> Tensor:
-            query = split_heads(self.cross.project_query(x), self.cross.heads)
-            return self.cross.project_out(merge_heads(layout.attend(query, *memory)))
+            return self.cross.project_out(layout.attend(self.cross.project_query(x), *memory))
 
         hidden = self.around_cross(self.around_attention(hidden, over_past), over_source)
         return self.around_feed_forward(hidden, self.feed_forward)

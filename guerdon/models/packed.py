@@ -1,45 +1,58 @@
-"""Linear layers whose weights oneDNN has laid out beforehand: what a decoder reads at every step of one decode.
+"""Linear layers whose weights oneDNN has laid out beforehand, for decoding on the CPU.
 
-On the CPU a product of few rows spends much of its time on arranging the weights for the kernel, at every call anew. Decoding
-makes hundreds of such products with the same weights, so that they are arranged once (`benchmarks/packed.py` has what it is
-worth). The arithmetic is float32, or bfloat16 where that is asked for.
+A product of few rows spends much of its time on arranging the weights for the kernel, at every call anew. Decoding makes
+hundreds of such products with the same weights, so that they are arranged once, and again when they have changed
+(`benchmarks/packed.py` has what it is worth). The arithmetic is float32, or bfloat16 where that is asked for.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import cast
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from guerdon.models.precision import Precision
 
+_ROWS = 512  # that the layout is made for: it serves one row as well, while one made for a single row does not serve many
+
+T = TypeVar("T")
+
 
 class PackedLinear(nn.Module):
-    """x Wᵀ + b over a copy of the weight in a layout of its own: later changes of the weight do not reach it.
+    """f(x Wᵀ + b) over a copy of the weight in a layout of its own: later changes of the weight do not reach it.
 
-    With bfloat16, input and output are rounded to it, and the result is given in the input's own kind again.
+    With bfloat16, input and output are rounded to it.
+
+    Attributes:
+        activation: f, "none", "relu" or "gelu", which costs next to nothing in the same pass.
+        keeps: the result stays in the weight's kind, for a packed layer that reads it; else it is float32.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, rows: int, precision: Precision = "float32") -> None:
+    activation = "none"
+    keeps = False
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, precision: Precision = "float32") -> None:
         super().__init__()
         kind = torch.bfloat16 if precision == "bfloat16" else weight.dtype
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(kind), rows)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(kind), _ROWS)
         self.bias = None if bias is None else bias.detach().to(kind)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        found = torch.ops.mkldnn._linear_pointwise(hidden.to(self.weight.dtype), self.weight, self.bias, "none", [], "")
-        return cast(Tensor, found).to(hidden.dtype)
+        own = hidden.to(self.weight.dtype)
+        found = torch.ops.mkldnn._linear_pointwise(own, self.weight, self.bias, self.activation, [], "none")
+        return cast(Tensor, found) if self.keeps else cast(Tensor, found).float()
 
 
-def can_pack(like: Tensor, rows: int) -> bool:
+def can_pack(like: Tensor) -> bool:
     """Whether linear layers can be packed: for float32 weights on the CPU, without gradients or autocast."""
     return (
-        rows > 0
-        and like.device.type == "cpu"
+        like.device.type == "cpu"
         and like.dtype == torch.float32
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
@@ -50,17 +63,63 @@ def can_pack(like: Tensor, rows: int) -> bool:
     )
 
 
-def pack(modules: Sequence[nn.Module], rows: int, precision: Precision = "float32") -> list[nn.Module]:
-    """The same modules with packed linear layers, for about ``rows`` rows; all else is shared with those given.
+def pack(modules: Sequence[nn.Module], precision: Precision = "float32") -> list[nn.Module]:
+    """The same modules with packed linear layers; all else is shared with those given.
 
-    A layer of a subclass of ``nn.Linear`` may compute something else, and stays as it is.
+    A layer of a subclass of ``nn.Linear`` may compute something else, and stays as it is. A module with a method
+    ``fuse_packed`` is asked, in its packed form, to leave to its packed layers what they can do in the same pass.
     """
-    return [_packed(module, rows, precision) for module in modules]
+    return [_packed(module, precision) for module in modules]
 
 
-def _packed(module: nn.Module, rows: int, precision: Precision) -> nn.Module:
+def _packed(module: nn.Module, precision: Precision) -> nn.Module:
     if type(module) is nn.Linear:
-        return PackedLinear(module.weight, module.bias, rows, precision)
+        return PackedLinear(module.weight, module.bias, precision)
     twin, children = copy.copy(module), module._modules.items()
-    twin._modules = {name: child if child is None else _packed(child, rows, precision) for name, child in children}
+    twin._modules = {name: child if child is None else _packed(child, precision) for name, child in children}
+    fuse = getattr(twin, "fuse_packed", None)
+    if fuse is not None:
+        fuse()
     return twin
+
+
+class _Kept:
+    """What was made of a model's weights, and of which."""
+
+    def __init__(self, weights: Hashable) -> None:
+        self.weights = weights
+        self.made: dict[Hashable, Any] = {}
+
+
+_KEPT: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()  # beside the models: nobody copies or saves it with them
+_LOCK = threading.Lock()
+
+
+def kept(model: nn.Module, key: Hashable, make: Callable[[], T]) -> T:
+    """What ``make`` makes of the model's weights, kept under ``key`` until a weight changes.
+
+    Versions of tensors do not tell: torch's fused optimisers leave them as they were, and so does what goes through ``.data``.
+    Therefore the bits are summed as well, at a millisecond for eight million weights.
+    """
+    parameters = [parameter.detach() for parameter in model.parameters()]
+    versions = tuple((one.data_ptr(), 0 if one.is_inference() else one._version) for one in parameters)
+    weights = (versions, tuple(torch.stack([_sum_of_bits(one) for one in parameters]).tolist()))
+    with _LOCK:
+        found = _KEPT.get(model)
+        if found is None or found.weights != weights:
+            found = _KEPT[model] = _Kept(weights)
+        if key not in found.made:
+            found.made[key] = make()
+        return cast(T, found.made[key])
+
+
+def _sum_of_bits(weight: Tensor) -> Tensor:
+    """The words of a tensor added up modulo 2⁶⁴: any change of one of them is seen."""
+    flat = weight.reshape(-1)
+    return flat.view(torch.int64 if flat.nbytes % 8 == 0 else torch.uint8).sum()
+
+
+def forget(model: nn.Module) -> None:
+    """Lets go of what `kept` has of a model."""
+    with _LOCK:
+        _KEPT.pop(model, None)

@@ -63,6 +63,8 @@ class Policy(Protocol):
         max_source, max_target: longest source and output (end token included) that the model accepts, in tokens.
         allowed: bool [vocabulary]; tokens that an output may contain. Disallowed ones have logit -inf in ``step`` and
             probability 0 in ``evaluate`` and ``logits``.
+
+    A policy that has ``parallel = True`` says that several threads may decode with it at once, each with a state of its own.
     """
 
     vocabulary_size: int

@@ -11,8 +11,25 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from guerdon.models.cache import Layout, SelfCache
-from guerdon.models.layers import DecoderLayer
+from guerdon.models.layers import DecoderLayer, EncoderLayer
 from guerdon.models.precision import Precision
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a decode computes with.
+
+    Attributes:
+        encoder: the encoder's layers, with packed linear layers where that is possible.
+        decoder: the decoder's layers, likewise.
+        project: hidden states [r, m] to logits [r, v], likewise.
+        autocast: the precision that is left to autocast: that of the decode, but where packed layers have it themselves.
+    """
+
+    encoder: Sequence[EncoderLayer]
+    decoder: Sequence[DecoderLayer]
+    project: Callable[[Tensor], Tensor]
+    autocast: Precision
 
 
 @dataclass
@@ -25,9 +42,7 @@ class DecoderState:
         memory: keys and values of the sources per decoder layer, each [s, h, n, d].
         mask: bool [s, 1, 1, n], True at a source's own positions; None where no source is padded.
         layout: which source each row reads.
-        decoder: the decoder's layers, with linear layers packed for this decode where that is possible.
-        project: hidden states [r, m] to logits [r, v], likewise.
-        autocast: the precision that is left to autocast: that of the decode, but where packed layers have it themselves.
+        parts: what the decode computes with.
     """
 
     position: int
@@ -35,9 +50,7 @@ class DecoderState:
     memory: list[tuple[Tensor, Tensor]]
     mask: Tensor | None
     layout: Layout
-    decoder: Sequence[DecoderLayer]
-    project: Callable[[Tensor], Tensor]
-    autocast: Precision
+    parts: Parts
 
     @property
     def rows(self) -> int:

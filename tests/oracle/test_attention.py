@@ -246,3 +246,17 @@ def test_rotated_products_depend_on_the_difference_of_positions_only() -> None:
         for shift in (1, 7, 25):
             assert product(m + shift, n + shift) == pytest.approx(product(m, n), abs=1e-5)  # the rotations are float32
     assert abs(product(5, 2) - product(2, 5)) > 0.01
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 3, 40])
+@pytest.mark.parametrize("keys", [1, 5, 12, 13, 30])
+@pytest.mark.parametrize("queries", [1, 2])
+def test_few_queries_on_the_cpu_are_the_formula_whichever_kernel_computes_them(rows: int, keys: int, queries: int) -> None:
+    query, key, value = random(rows, 2, queries, 8), random(rows, 2, keys, 8, seed=1), random(rows, 2, keys, 8, seed=2)
+    masks = [None, torch.arange(keys) < torch.arange(1, rows + 1).clamp(max=keys)[:, None, None, None]]
+    for mask in masks:
+        scores = query @ key.transpose(-1, -2) / math.sqrt(8)
+        weights = torch.softmax(scores if mask is None else scores.masked_fill(~mask, -math.inf), -1)
+        found = attend(query.float(), key.float(), value.float(), mask)
+        torch.testing.assert_close(found.double(), weights @ value, rtol=1e-5, atol=1e-5)

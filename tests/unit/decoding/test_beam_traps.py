@@ -227,9 +227,10 @@ def test_limits_that_do_not_fit_are_refused(limits: list[int]) -> None:
         beam_search(TablePolicy(random_table(9, 3), 3), ONE, torch.tensor(limits), BeamOptions())
 
 
-def test_top_candidates_break_ties_by_column() -> None:
+@pytest.mark.parametrize("levels", [2, 6, 40])
+def test_top_candidates_break_ties_by_column(levels: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    totals = torch.randint(0, 6, (200, 90), generator=generator).double()
+    totals = torch.randint(0, levels, (200, 90), generator=generator).double()
     totals[::7] = -math.inf
     values, columns = top_candidates(totals, 10)
     for row, (value, column) in enumerate(zip(values.tolist(), columns.tolist(), strict=True)):

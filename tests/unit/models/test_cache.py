@@ -112,9 +112,9 @@ def test_a_regular_layout_needs_no_grid() -> None:
 
 def test_an_empty_cache_holds_nothing_and_an_added_position_is_found() -> None:
     cache = SelfCache.empty(2, 3, 4, like=torch.zeros(1, dtype=torch.float64))
-    keys = torch.randn(40, 2, 3, 1, 4, dtype=torch.float64)
+    keys = torch.randn(40, 2, 3, 4, dtype=torch.float64)
     for count, key in enumerate(keys, 1):
         found_keys, found_values = cache.append(key, -key)
         assert found_keys.shape == (2, 3, count, 4)
-    assert torch.equal(found_keys, torch.cat(list(keys), dim=2))
+    assert torch.equal(found_keys, torch.stack(list(keys), dim=2))
     assert torch.equal(found_values, -found_keys)
