@@ -13,7 +13,7 @@ from torch import Tensor
 
 from guerdon.models.attention import attend
 
-_BLOCK = 32  # positions by which the cache grows: few copies, little memory for outputs that end early
+BLOCK = 32  # positions by which the cache grows: few copies, little memory for outputs that end early
 
 
 @dataclass
@@ -27,7 +27,7 @@ class SelfCache:
     @classmethod
     def empty(cls, rows: int, heads: int, width: int, like: Tensor) -> Self:
         """Room for one block of positions, of the kind and on the device of ``like``."""
-        shape = (rows, heads, _BLOCK, width)
+        shape = (rows, heads, BLOCK, width)
         return cls(like.new_empty(shape), like.new_empty(shape))
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,6 +38,10 @@ class SelfCache:
         self.values.select(2, self.length).copy_(value)
         self.length += 1
         return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Adds one position and attends to all so far: [r, m] from three times [r, h, d]."""
+        return attend(query[:, :, None], *self.append(key, value)).view(len(query), query.shape[1] * query.shape[2])
 
     def select(self, rows: Tensor) -> None:
         """Keeps the rows named, in this order; only the filled positions are copied."""
@@ -53,7 +57,7 @@ class SelfCache:
 
 
 def _grown(old: Tensor) -> Tensor:
-    new = old.new_empty((*old.shape[:2], old.shape[2] + _BLOCK, old.shape[3]))
+    new = old.new_empty((*old.shape[:2], old.shape[2] + BLOCK, old.shape[3]))
     new[:, :, : old.shape[2]] = old
     return new
 

@@ -8,10 +8,11 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional
 
-from guerdon.models.attention import CrossAttention, SelfAttention, attend
+from guerdon.models.attention import CrossAttention, SelfAttention
 from guerdon.models.cache import Layout, SelfCache
 from guerdon.models.dropout import Dropout
 from guerdon.models.filled import Filled
+from guerdon.models.lanes import LaneCache
 from guerdon.models.options import TransformerOptions
 from guerdon.models.packed import PackedLinear
 
@@ -108,12 +109,13 @@ class DecoderLayer(nn.Module):
         hidden = self.around_cross(hidden, lambda x: self.cross(x, *memory, filled))
         return self.around_feed_forward(hidden, self.feed_forward)
 
-    def step(self, hidden: Tensor, cache: SelfCache, memory: Memory, layout: Layout, rotation: Tensor | None) -> Tensor:
+    def step(
+        self, hidden: Tensor, cache: SelfCache | LaneCache, memory: Memory, layout: Layout, rotation: Tensor | None
+    ) -> Tensor:
         """The same for one new position: [r, m] to [r, m]; the memory is the sources' own, read through ``layout``."""
 
         def over_past(x: Tensor) -> Tensor:
-            query, key, value = self.attention.query_key_value(x, rotation)
-            return self.attention.project_out(attend(query[:, :, None], *cache.append(key, value)).view(x.shape))
+            return self.attention.project_out(cache.attend(*self.attention.query_key_value(x, rotation)))
 
         def over_source(x: Tensor) -> Tensor:
             return self.cross.project_out(layout.attend(self.cross.project_query(x), *memory))

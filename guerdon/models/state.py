@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from guerdon.models.cache import Layout, SelfCache
+from guerdon.models.lanes import LaneCache, Lanes
 from guerdon.models.layers import DecoderLayer, EncoderLayer
 from guerdon.models.precision import Precision
 
@@ -38,19 +39,21 @@ class DecoderState:
 
     Attributes:
         position: how many tokens each row has been fed.
-        layers: one cache of own keys and values per decoder layer.
+        caches: own keys and values per decoder layer.
         memory: keys and values of the sources per decoder layer, each [s, h, n, d].
         mask: bool [s, 1, 1, n], True at a source's own positions; None where no source is padded.
         layout: which source each row reads.
         parts: what the decode computes with.
+        lanes: where the rows' pasts lie, once a beam search has reordered them; None while every row has a cache of its own.
     """
 
     position: int
-    layers: list[SelfCache]
+    caches: Sequence[SelfCache | LaneCache]
     memory: list[tuple[Tensor, Tensor]]
     mask: Tensor | None
     layout: Layout
     parts: Parts
+    lanes: Lanes | None = None
 
     @property
     def rows(self) -> int:
@@ -59,10 +62,61 @@ class DecoderState:
 
     def select(self, rows: Tensor) -> DecoderState:
         """Keeps the rows named (int64 [new rows]; may drop, repeat, permute). Consumes the state: use what it returns."""
+        grid = self._reordered(rows)
+        if grid is not None:
+            return self._reorder(grid)
+        if self.lanes is not None:
+            self.caches, self.lanes = [cache.apart() for cache in self.caches if isinstance(cache, LaneCache)], None
         self.layout, left = self.layout.select(rows)
-        for layer in self.layers:
-            layer.select(rows)
+        for cache in self.caches:
+            assert isinstance(cache, SelfCache)
+            cache.select(rows)
+        self._leave(left)
+        return self
+
+    def begin_step(self) -> None:
+        """To be called before the layers of each step."""
+        if self.lanes is not None:
+            self.lanes.grow()
+
+    def _reordered(self, rows: Tensor) -> Tensor | None:
+        """The rows as [new s, k], where a beam search reorders hypotheses within their sources; else None."""
+        lanes = self.layout.width
+        if (
+            lanes < 2
+            or self.layout.slot is not None
+            or len(rows) == 0
+            or len(rows) % lanes
+            or self.caches[0].keys.requires_grad
+        ):
+            return None
+        grid = rows.view(-1, lanes)
+        source = grid // lanes
+        within = bool((source == source[:, :1]).all()) and bool((source[1:, 0] > source[:-1, 0]).all())
+        if not within or (
+            self.lanes is None and bool((grid[:, 1:] > grid[:, :-1]).all())
+        ):  # rows that stay apart need no lanes
+            return None
+        return grid
+
+    def _reorder(self, grid: Tensor) -> DecoderState:
+        sources, lanes = self.layout.sources, self.layout.width
+        if self.lanes is None:
+            self.lanes = Lanes.of(sources, lanes, self.position, grid.device)
+            self.caches = [LaneCache.of(cache, self.lanes) for cache in self.caches if isinstance(cache, SelfCache)]
+        kept = grid[:, 0] // lanes
+        self.lanes = self.lanes.select(kept, grid % lanes)
+        left = None if len(kept) == sources else kept
+        for cache in self.caches:
+            assert isinstance(cache, LaneCache)
+            cache.select(left, self.lanes)
+        if left is not None:
+            self.layout = Layout.regular(len(kept), lanes, grid.device)
+        self._leave(left)
+        return self
+
+    def _leave(self, left: Tensor | None) -> None:
+        """Only the sources ``left`` are read from now on; None: all."""
         if left is not None:
             self.memory = [(key.index_select(0, left), value.index_select(0, left)) for key, value in self.memory]
             self.mask = None if self.mask is None else self.mask.index_select(0, left)
-        return self

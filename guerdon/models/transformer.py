@@ -164,8 +164,9 @@ class Transformer(nn.Module):
         """See `guerdon.models.policy.Policy.step`."""
         hidden = self._embed(tokens[:, None], self._target_embedding, "target_positions", state.position)[:, 0]
         rotation = self._rotation(state.position, 1)
+        state.begin_step()
         with autocast(tokens.device, state.parts.autocast):
-            for layer, cache, (key, value) in zip(state.parts.decoder, state.layers, state.memory, strict=True):
+            for layer, cache, (key, value) in zip(state.parts.decoder, state.caches, state.memory, strict=True):
                 hidden = layer.step(hidden, cache, Memory(key, value, state.mask), state.layout, rotation)
             state.position += 1
             return state.parts.project(self.decoder_norm(hidden))

@@ -131,7 +131,7 @@ def test_steps_in_bfloat16_are_near_those_in_float32(packed: bool, monkeypatch: 
     assert isinstance(state.parts.project, PackedLinear) == packed
     if packed:
         assert state.parts.project.weight.dtype == torch.bfloat16
-        assert all(cache.keys.dtype == torch.float32 for cache in state.layers)  # attention keeps float32
+        assert all(cache.keys.dtype == torch.float32 for cache in state.caches)  # attention keeps float32
 
 
 def parts_of(model: Transformer) -> object:
