@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -31,7 +32,7 @@ from guerdon.decoding.constraints import (
     not_finite,
 )
 from guerdon.decoding.outputs import Hypothesis
-from guerdon.decoding.shares import in_threads, shares_of
+from guerdon.decoding.shares import decode_shares, shares_of
 from guerdon.errors import ConfigurationError
 from guerdon.models.policy import Policy
 from guerdon.models.precision import Precision
@@ -125,23 +126,33 @@ def beam_search(
     check_request(policy, sources, limits, prefixes)
     if len(sources) == 0:
         return []
-
-    def one(share: Tensor) -> list[list[Hypothesis]]:
-        search = _Search(policy, limits, options, prefixes, share)
-        state, tokens = policy.start(sources.select(share), options.beam_size, precision)
-        while True:
-            candidates = search.candidates(full_precision(policy.step(state, tokens)))
-            search.collect(candidates)
-            rows, tokens = search.advance(candidates)
-            if len(rows) == 0:
-                return search.best()
-            state = state.select(rows)
-
     shares = shares_of(policy, sources, options.beam_size)
+    decode = partial(_share, sources=sources, limits=limits, options=options, prefixes=prefixes, precision=precision)
     with inference(policy):
-        found = in_threads(shares, one)
+        found = decode_shares(policy, shares, decode)
     by_source = dict(zip(torch.cat(shares).tolist(), itertools.chain.from_iterable(found), strict=True))
     return [by_source[source] for source in range(len(sources))]
+
+
+def _share(
+    policy: Policy,
+    share: Tensor,
+    sources: Padded,
+    limits: Tensor,
+    options: BeamOptions,
+    prefixes: Padded | None,
+    precision: Precision,
+) -> list[list[Hypothesis]]:
+    """The search of some of the sources."""
+    search = _Search(policy, limits, options, prefixes, share)
+    state, tokens = policy.start(sources.select(share), options.beam_size, precision)
+    while True:
+        candidates = search.candidates(full_precision(policy.step(state, tokens)))
+        search.collect(candidates)
+        rows, tokens = search.advance(candidates)
+        if len(rows) == 0:
+            return search.best()
+        state = state.select(rows)
 
 
 def top_candidates(totals: Tensor, count: int) -> tuple[Tensor, Tensor]:

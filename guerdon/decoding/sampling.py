@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -28,7 +29,7 @@ from guerdon.decoding.constraints import (
     inference,
 )
 from guerdon.decoding.outputs import Hypothesis, Samples
-from guerdon.decoding.shares import in_threads, joined, rows_of, shares_of
+from guerdon.decoding.shares import decode_shares, joined, rows_of, shares_of
 from guerdon.errors import ConfigurationError, InputError
 from guerdon.models.evaluation import outside_nucleus
 from guerdon.models.policy import Policy
@@ -240,20 +241,34 @@ def _write(
     prefixes: Padded | None,
     precision: Precision,
 ) -> Samples:
-    """What sampling and greedy search share; every thread writes the outputs of its share of the sources."""
+    """What sampling and greedy search have in common."""
     limits = limits.to(sources.ids.device)
     check_request(policy, sources, limits, prefixes)
     if len(sources) == 0:
         return Samples(Padded(sources.ids[:, :0], limits), limits.bool(), torch.zeros(0, 0, device=limits.device))
 
-    def one(share: Tensor) -> Samples:
-        state, tokens = policy.start(sources.select(share), copies, precision)
-        book = Book(policy, limits, rows_of(share, copies), copies)
-        return _written(policy, state, tokens, book, choice, prefixes)
-
+    decode = partial(
+        _share, sources=sources, limits=limits, choice=choice, copies=copies, prefixes=prefixes, precision=precision
+    )
     shares = shares_of(policy, sources, copies)
     with inference(policy):
-        return joined(in_threads(shares, one), shares, copies, policy.pad_id)
+        return joined(decode_shares(policy, shares, decode), shares, copies, policy.pad_id)
+
+
+def _share(
+    policy: Policy,
+    share: Tensor,
+    sources: Padded,
+    limits: Tensor,
+    choice: _Choice,
+    copies: int,
+    prefixes: Padded | None,
+    precision: Precision,
+) -> Samples:
+    """The outputs of some of the sources."""
+    state, tokens = policy.start(sources.select(share), copies, precision)
+    book = Book(policy, limits, rows_of(share, copies), copies)
+    return _written(policy, state, tokens, book, choice, prefixes)
 
 
 def _written(policy: Policy, state: Any, tokens: Tensor, book: Book, choice: _Choice, prefixes: Padded | None) -> Samples:

@@ -1,11 +1,14 @@
-"""Decoding in several threads at once: each takes a share of the sources, and computes on one core.
+"""Decoding on several cores: each takes a share of the sources, and computes with one thread.
 
-On the CPU, the threads that torch computes with meet after every one of the small operations that a step consists of. Threads
-that decode for themselves never wait for each other (`benchmarks/decoding.py` has what it is worth).
+On the CPU, the threads that torch computes with meet after every one of the small operations that a step consists of. Shares
+never wait for each other: first they are decoded by threads of this process, and once that has gone on for some seconds by
+worker processes, where Python's lock is not in the way either (`guerdon.decoding.workers`). A share is decoded to the same bits
+wherever that happens (`benchmarks/decoding.py` has what it is worth).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -14,19 +17,22 @@ import torch
 from torch import Tensor
 
 from guerdon.data.padded import Padded
+from guerdon.decoding import workers
 from guerdon.decoding.outputs import Samples
 from guerdon.models.policy import Policy
 
 _LEAST = 24  # rows of a share: fewer are done sooner by all threads together
 
 T = TypeVar("T")
+Decode = Callable[[Policy, Tensor], T]
+"""What decodes the sources of a share (their numbers, int64); it can be pickled."""
 
 
 def shares_of(policy: Policy, sources: Padded, copies: int) -> list[Tensor]:
-    """The numbers of the sources that each thread decodes, int64; together every source once.
+    """The numbers of the sources that each core decodes, int64; together every source once.
 
-    There is one share where the policy does not say that it may be asked by several threads at once (``parallel``), where it
-    is not on the CPU, and for few rows.
+    Long sources, whose outputs are long as a rule, are dealt out evenly. There is one share where the policy does not say that
+    it may be asked by several threads at once (``parallel``), where it is not on the CPU, and for few rows.
     """
     alone = (
         not getattr(policy, "parallel", False)
@@ -34,24 +40,34 @@ def shares_of(policy: Policy, sources: Padded, copies: int) -> list[Tensor]:
         or torch.is_autocast_enabled("cpu")  # each thread has its own setting
     )
     count = 1 if alone else max(1, min(torch.get_num_threads(), len(sources), len(sources) * copies // _LEAST))
-    return [torch.arange(first, len(sources), count, device=sources.ids.device) for first in range(count)]
+    by_length = torch.argsort(sources.lengths, descending=True, stable=True)
+    return [by_length[first::count].sort().values for first in range(count)]
 
 
-def in_threads(shares: Sequence[Tensor], run: Callable[[Tensor], T]) -> list[T]:
-    """What ``run`` returns for each share, one thread a share; without gradients."""
+def decode_shares(policy: Policy, shares: Sequence[Tensor], decode: Decode[T]) -> list[T]:
+    """What ``decode`` returns for each share; without gradients."""
     if len(shares) == 1:
-        return [run(shares[0])]
-
-    def without_gradients(share: Tensor) -> T:
-        with torch.no_grad():  # each thread has its own setting
-            return run(share)
-
-    threads = torch.get_num_threads()
+        return [decode(policy, shares[0])]
+    threads, began = torch.get_num_threads(), time.perf_counter()
+    each = threads // len(shares)
+    pool = workers.pool(policy, len(shares) - 1, each)
     try:
-        with ThreadPoolExecutor(len(shares), initializer=torch.set_num_threads, initargs=(threads // len(shares),)) as pool:
-            return list(pool.map(without_gradients, shares))
+        if pool is not None:
+            torch.set_num_threads(each)
+            return pool.decode(policy, shares, decode)
+        return _in_threads(policy, shares, decode, each)
     finally:
         torch.set_num_threads(threads)  # the last number set anywhere is what a thread begins with
+        workers.note(time.perf_counter() - began)
+
+
+def _in_threads(policy: Policy, shares: Sequence[Tensor], decode: Decode[T], each: int) -> list[T]:
+    def without_gradients(share: Tensor) -> T:
+        with torch.no_grad():  # each thread has its own setting
+            return decode(policy, share)
+
+    with ThreadPoolExecutor(len(shares), initializer=torch.set_num_threads, initargs=(each,)) as threads:
+        return list(threads.map(without_gradients, shares))
 
 
 def rows_of(share: Tensor, copies: int) -> Tensor:

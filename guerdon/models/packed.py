@@ -96,14 +96,8 @@ _LOCK = threading.Lock()
 
 
 def kept(model: nn.Module, key: Hashable, make: Callable[[], T]) -> T:
-    """What ``make`` makes of the model's weights, kept under ``key`` until a weight changes.
-
-    Versions of tensors do not tell: torch's fused optimisers leave them as they were, and so does what goes through ``.data``.
-    Therefore the bits are summed as well, at a millisecond for eight million weights.
-    """
-    parameters = [parameter.detach() for parameter in model.parameters()]
-    versions = tuple((one.data_ptr(), 0 if one.is_inference() else one._version) for one in parameters)
-    weights = (versions, tuple(torch.stack([_sum_of_bits(one) for one in parameters]).tolist()))
+    """What ``make`` makes of the model's weights, kept under ``key`` until a weight changes."""
+    weights = fingerprint(model)
     with _LOCK:
         found = _KEPT.get(model)
         if found is None or found.weights != weights:
@@ -111,6 +105,17 @@ def kept(model: nn.Module, key: Hashable, make: Callable[[], T]) -> T:
         if key not in found.made:
             found.made[key] = make()
         return cast(T, found.made[key])
+
+
+def fingerprint(model: nn.Module) -> Hashable:
+    """What changes when a weight of the model changes.
+
+    Versions of tensors do not tell: torch's fused optimisers leave them as they were, and so does what goes through ``.data``.
+    Therefore the bits are summed as well, at a millisecond for eight million weights.
+    """
+    parameters = [parameter.detach() for parameter in model.parameters()]
+    versions = tuple((one.data_ptr(), 0 if one.is_inference() else one._version) for one in parameters)
+    return versions, tuple(torch.stack([_sum_of_bits(one) for one in parameters]).tolist())
 
 
 def _sum_of_bits(weight: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from guerdon.data.draws import row_keys
 from guerdon.data.padded import Padded
 from guerdon.decoding import BeamOptions, SamplingOptions, beam_search, greedy, sample
-from guerdon.decoding.shares import in_threads, joined, rows_of, shares_of
+from guerdon.decoding.shares import decode_shares, joined, rows_of, shares_of
 from guerdon.errors import GuerdonError
 
 LENGTHS = [5, 2, 9, 1, 7, 7, 3, 4, 8, 6, 2]
@@ -103,7 +103,8 @@ def test_only_a_policy_that_allows_it_is_asked_by_several_threads(three_threads:
 
 def test_threads_compute_without_gradients_and_with_their_part_of_the_threads(three_threads: None) -> None:
     torch.set_num_threads(5)
-    seen = in_threads([torch.tensor([0]), torch.tensor([1])], lambda _: (torch.is_grad_enabled(), torch.get_num_threads()))
+    shares = [torch.tensor([0]), torch.tensor([1])]
+    seen = decode_shares(tiny_policy(), shares, lambda *_: (torch.is_grad_enabled(), torch.get_num_threads()))
     assert seen == [(False, 2)] * 2
     assert torch.is_grad_enabled()
     assert torch.get_num_threads() == 5

@@ -37,12 +37,20 @@ class Fresh:
 
 
 @st.composite
+def reordered(draw: st.DrawFn, rows: int, copies: int) -> list[int]:
+    """What a beam search keeps: some sources, each with as many rows as before, of which some are copies of others."""
+    groups = draw(st.lists(st.integers(0, max(0, rows // copies - 1)), min_size=1, unique=True).map(sorted))
+    parents = st.integers(0, copies - 1)
+    return [min(group * copies + draw(parents), rows - 1) for group in groups for _ in range(copies)]
+
+
+@st.composite
 def decodes(draw: st.DrawFn) -> tuple[str, int, list[tuple[list[int] | None, int]]]:
     """A kind of positions, copies a source, and for each step which rows are kept before it (or None), and a seed."""
     copies = draw(st.integers(1, 3))
     rows, plan = len(SOURCES) * copies, []
     for _ in range(draw(st.integers(1, 6))):
-        kept = draw(st.none() | st.lists(st.integers(0, rows - 1), min_size=1, max_size=8))
+        kept = draw(st.none() | st.lists(st.integers(0, rows - 1), min_size=1, max_size=8) | reordered(rows, copies))
         rows = rows if kept is None else len(kept)
         plan.append((kept, draw(st.integers(0, 1000))))
     return draw(st.sampled_from(sorted(POLICIES))), copies, plan
@@ -50,6 +58,9 @@ def decodes(draw: st.DrawFn) -> tuple[str, int, list[tuple[list[int] | None, int
 
 @given(decodes())
 @example(("rotary", 2, [(None, 0), ([7, 0, 0, 3], 1), ([3, 3, 2, 1, 0], 2), ([0, 1], 3)]))  # uneven, then fewer sources
+@example(
+    ("rotary", 2, [(None, 0), ([1, 1, 2, 3, 5, 4, 7, 7], 1), (None, 2), ([1, 0, 4, 4], 3), ([0, 3, 1], 4)])
+)  # lanes and back
 @example(("learned", 1, [([3, 2, 1, 0], 0), ([2, 2, 2], 1), ([0, 0, 0, 0, 0], 2)]))  # turned; one source; wider
 @example(("sinusoidal", 3, [([0, 1, 2, 3, 4, 5], 0), ([0, 3, 1, 4, 2, 5], 1), ([0, 2, 1, 3, 4, 5], 2)]))  # interleaved
 @torch.no_grad()
@@ -118,3 +129,59 @@ def test_an_empty_cache_holds_nothing_and_an_added_position_is_found() -> None:
         assert found_keys.shape == (2, 3, count, 4)
     assert torch.equal(found_keys, torch.stack(list(keys), dim=2))
     assert torch.equal(found_values, -found_keys)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", sorted(POLICIES))
+def test_lanes_grow_beyond_their_blocks(kind: str) -> None:
+    """A beam search of 70 positions over four sources, of which one ends midway; then rows that no beam search would keep."""
+    policy, fresh = POLICIES[kind], Fresh(POLICIES[kind], 3)
+    state, start = policy.start(SOURCES, 3)
+    policy.step(state, start)
+    generator = torch.Generator().manual_seed(5)
+    for position in range(70):
+        tokens = torch.randint(4, 19, (state.rows,), generator=generator)
+        torch.testing.assert_close(policy.step(state, tokens), fresh.step(tokens.tolist()), **CLOSE)
+        sources = state.rows // 3
+        left = [0, 1, 3] if position == 40 else range(sources)
+        parents = torch.randint(0, 3, (len(left), 3), generator=generator)
+        rows = (torch.tensor(list(left))[:, None] * 3 + parents).flatten()
+        if position == 66:
+            rows = torch.tensor([8, 0, 5, 5])
+        if position > 66:
+            rows = torch.arange(state.rows)
+        state = state.select(rows)
+        fresh.select(rows.tolist())
+        assert (state.lanes is None) == (position >= 66)
+
+
+@torch.no_grad()
+def test_a_reordered_beam_stays_where_it_was_written() -> None:
+    policy = POLICIES["sinusoidal"]
+    state, tokens = policy.start(SOURCES, 3)
+    policy.step(state, tokens)
+    state = state.select(torch.tensor([0, 0, 0, 5, 4, 3, 6, 7, 8, 9, 9, 10]))
+    places = [cache.keys.data_ptr() for cache in state.caches]
+    policy.step(state, tokens)
+    state = state.select(torch.tensor([2, 1, 0, 3, 3, 4, 8, 8, 8, 11, 10, 9]))
+    assert places == [cache.keys.data_ptr() for cache in state.caches]
+    assert state.lanes.ancestors[0].tolist() == [[0, 2], [0, 1], [0, 0]]
+    assert state.lanes.ancestors[1].tolist() == [[2, 0], [2, 0], [1, 1]]
+
+
+@torch.no_grad()
+def test_rows_that_are_not_reordered_need_no_lanes() -> None:
+    policy = POLICIES["sinusoidal"]
+    for copies, rows in [(3, range(12)), (3, [0, 1, 2, 9, 10, 11]), (1, [3, 1]), (3, [0, 3, 5]), (3, [3, 4, 5, 0, 1, 1])]:
+        state, tokens = policy.start(SOURCES, copies)
+        policy.step(state, tokens)
+        assert state.select(torch.tensor(list(rows))).lanes is None
+
+
+def test_steps_with_gradients_keep_a_cache_for_each_row() -> None:
+    policy = POLICIES["sinusoidal"]
+    state, tokens = policy.start(SOURCES, 2)
+    policy.step(state, tokens)
+    state = state.select(torch.tensor([0, 0, 3, 2, 4, 5, 6, 6]))
+    assert state.lanes is None
+    policy.step(state, tokens)[policy.allowed.expand(8, -1)].sum().backward()
