@@ -23,8 +23,8 @@ from guerdon.models.policy import Policy
 
 _LEAST = 24  # rows of a share: fewer are done sooner by all threads together
 
-T = TypeVar("T")
-Decode = Callable[[Policy, Tensor], T]
+_Found = TypeVar("_Found")
+Decode = Callable[[Policy, Tensor], _Found]
 """What decodes the sources of a share (their numbers, int64); it can be pickled."""
 
 
@@ -44,7 +44,7 @@ def shares_of(policy: Policy, sources: Padded, copies: int) -> list[Tensor]:
     return [by_length[first::count].sort().values for first in range(count)]
 
 
-def decode_shares(policy: Policy, shares: Sequence[Tensor], decode: Decode[T]) -> list[T]:
+def decode_shares(policy: Policy, shares: Sequence[Tensor], decode: Decode[_Found]) -> list[_Found]:
     """What ``decode`` returns for each share; without gradients."""
     if len(shares) == 1:
         return [decode(policy, shares[0])]
@@ -61,8 +61,8 @@ def decode_shares(policy: Policy, shares: Sequence[Tensor], decode: Decode[T]) -
         workers.note(time.perf_counter() - began)
 
 
-def _in_threads(policy: Policy, shares: Sequence[Tensor], decode: Decode[T], each: int) -> list[T]:
-    def without_gradients(share: Tensor) -> T:
+def _in_threads(policy: Policy, shares: Sequence[Tensor], decode: Decode[_Found], each: int) -> list[_Found]:
+    def without_gradients(share: Tensor) -> _Found:
         with torch.no_grad():  # each thread has its own setting
             return decode(policy, share)
 

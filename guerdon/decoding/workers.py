@@ -33,7 +33,7 @@ from guerdon.models.transformer import Transformer
 
 AFTER = 10.0  # seconds of decoding by threads
 
-T = TypeVar("T")
+_Found = TypeVar("_Found")
 
 
 class Weights:
@@ -127,7 +127,7 @@ class Worker:
         self.process.wait()
 
 
-def attempt(decode: Callable[[Any, Tensor], T], policy: Any, share: Tensor) -> tuple[str, Any]:
+def attempt(decode: Callable[[Any, Tensor], _Found], policy: Any, share: Tensor) -> tuple[str, Any]:
     """("done", what ``decode`` returns) or ("failed", what it raises)."""
     try:
         with torch.no_grad():
@@ -148,7 +148,7 @@ class Pool:
         """Whether all workers take orders."""
         return all(worker.is_ready() for worker in self.workers)
 
-    def decode(self, policy: Any, shares: Sequence[Tensor], decode: Callable[[Any, Tensor], T]) -> list[T]:
+    def decode(self, policy: Any, shares: Sequence[Tensor], decode: Callable[[Any, Tensor], _Found]) -> list[_Found]:
         """As `guerdon.decoding.shares.decode_shares`: the first share here, each other by a worker.
 
         Raises:

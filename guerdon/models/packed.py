@@ -20,7 +20,7 @@ from guerdon.models.precision import Precision
 
 _ROWS = 512  # that the layout is made for: it serves one row as well, while one made for a single row does not serve many
 
-T = TypeVar("T")
+_Found = TypeVar("_Found")
 
 
 class PackedLinear(nn.Module):
@@ -95,7 +95,7 @@ _KEPT: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()  # beside the m
 _LOCK = threading.Lock()
 
 
-def kept(model: nn.Module, key: Hashable, make: Callable[[], T]) -> T:
+def kept(model: nn.Module, key: Hashable, make: Callable[[], _Found]) -> _Found:
     """What ``make`` makes of the model's weights, kept under ``key`` until a weight changes."""
     weights = fingerprint(model)
     with _LOCK:
@@ -104,7 +104,7 @@ def kept(model: nn.Module, key: Hashable, make: Callable[[], T]) -> T:
             found = _KEPT[model] = _Kept(weights)
         if key not in found.made:
             found.made[key] = make()
-        return cast(T, found.made[key])
+        return cast(_Found, found.made[key])
 
 
 def fingerprint(model: nn.Module) -> Hashable:

@@ -82,20 +82,14 @@ class DecoderState:
     def _reordered(self, rows: Tensor) -> Tensor | None:
         """The rows as [new s, k], where a beam search reorders hypotheses within their sources; else None."""
         lanes = self.layout.width
-        if (
-            lanes < 2
-            or self.layout.slot is not None
-            or len(rows) == 0
-            or len(rows) % lanes
-            or self.caches[0].keys.requires_grad
-        ):
+        regular = lanes > 1 and self.layout.slot is None and len(rows) > 0 and len(rows) % lanes == 0
+        if not regular or self.caches[0].keys.requires_grad:
             return None
         grid = rows.view(-1, lanes)
         source = grid // lanes
         within = bool((source == source[:, :1]).all()) and bool((source[1:, 0] > source[:-1, 0]).all())
-        if not within or (
-            self.lanes is None and bool((grid[:, 1:] > grid[:, :-1]).all())
-        ):  # rows that stay apart need no lanes
+        apart = bool((grid[:, 1:] > grid[:, :-1]).all())  # rows that stay as they are need no lanes
+        if not within or (apart and self.lanes is None):
             return None
         return grid
 
