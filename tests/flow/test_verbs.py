@@ -253,6 +253,16 @@ def test_log_probs_are_the_policys_of_the_same_tokens(model: Path, records: Path
     assert [x for row in lines(out) for x in row["log_probs"]] == pytest.approx(expected.tolist(), abs=1e-4)
 
 
+def test_generate_in_bfloat16_and_in_batches_of_its_own(model: Path, records: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    command = ["generate", str(model), "-i", str(records / "test.jsonl"), "-o", str(out), "--method", "greedy"]
+    assert answer([*command, "--precision", "bfloat16", "--batch-size", "2"]) == 0
+    sources = [row["source"] for row in lines(records / "test.jsonl")]
+    expected = guerdon.load(model).generate(sources, method="greedy", precision="bfloat16", batch_size=2)
+    assert [row["log_probs"][0] for row in lines(out)] == [group[0].log_prob for group in expected]
+    assert answer([*command, "--precision", "half"]) == 2
+
+
 def test_generate_reads_a_table_with_other_names_and_forced_beginnings(model: Path, tmp_path: Path) -> None:
     table = tmp_path / "in.csv"
     table.write_text('what,begin,n\n"title[A], kind[film]",A film,1\nkind[play],,2\n', encoding="utf-8")

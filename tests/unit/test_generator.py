@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -142,7 +143,21 @@ def test_single_options_may_be_changed(generator: Generator) -> None:
     other = changed(base, {"method": "sample", "top_p": 0.9})  # keeps what all methods share, drops the beam's own
     assert other == DecodingOptions(method="sample", limit=LIMIT, top_p=0.9)
     assert changed(base, {"method": "greedy"}) == METHODS["greedy"]
+    coarse = dataclasses.replace(base, precision="bfloat16", batch_size=3)
+    assert changed(coarse, {"method": "greedy"}) == DecodingOptions("greedy", limit=LIMIT, precision="bfloat16", batch_size=3)
     assert generator.generate(SOURCES, base, method="greedy") == generator.generate(SOURCES, METHODS["greedy"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_precision_reaches_the_policy(method: str) -> None:
+    policy = tiny_policy(vocabulary=TOKENIZER.vocabulary_size, max_source=40, max_target=20).float()
+    generator = Generator(policy, TOKENIZER, METHODS[method])
+    asked, start = [], policy.start
+    policy.start = lambda *given: (asked.append(given[2]), start(*given))[1]  # type: ignore[method-assign]
+    exact, coarse = generator.generate(SOURCES), generator.generate(SOURCES, precision="bfloat16")
+    assert set(asked[: len(asked) // 2]) == {"float32"}
+    assert set(asked[len(asked) // 2 :]) == {"bfloat16"}
+    assert [one.log_prob for group in exact for one in group] != [one.log_prob for group in coarse for one in group]
 
 
 WRONG = [
@@ -158,6 +173,7 @@ WRONG = [
     ({"method": "sample", "temperature": 0.0}, "temperature"),
     ({"method": "sample", "top_p": 0.0}, "top_p"),
     ({"ngram_block": -1}, "ngram_block"),
+    ({"precision": "half"}, "there is no 'half'; choose float32 or bfloat16"),
 ]
 
 
