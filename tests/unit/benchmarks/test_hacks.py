@@ -82,8 +82,8 @@ def test_tables_are_read_off_the_metrics(hacks: ModuleType, tmp_path: Path) -> N
     assert hacks.summary("empty", [short, long]) == [
         "empty", "2", "0 → 3; 0 → 3", "2 of 2 (length_drift 2, step 17)", "2 of 2 (length_drift 2, step 17)",
     ]  # fmt: skip
-    page = hacks.report({"healthy": {1: healthy}, "empty": {1: short, 2: long}})
+    page = hacks.report({"healthy": {"runs/a": healthy}, "empty": {"empty-1": short, "empty-2": long}})
     assert "| length_drift | 0.00 | 2.31 |" in page  # log 2 over log 1.35, the less near of the two
-    assert "empty, seed 2, step 17, length_drift: outputs are now 40.0 tokens long" in page
+    assert "empty, empty-2, step 17, length_drift: outputs are now 40.0 tokens long" in page
     loose = hacks.read(tmp_path / "5.0", MonitorOptions(held_out="bleu", window=5, length_drift=9.0))
     assert [alarm["monitor"] for alarm in loose["alarms"]] == ["not_finite"]

@@ -194,7 +194,8 @@ def test_the_environment_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 OWNER = """
-import sys, time, torch
+import signal, sys, time, torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts the tests may have it ignored
 sys.path[:0] = {paths!r}
 torch.set_num_threads(2)
 from guerdon.decoding import workers
