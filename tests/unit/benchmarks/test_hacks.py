@@ -68,8 +68,8 @@ def run_of(folder: Path, length: float) -> Path:
     rows = [{"stage": "reinforce", "step": s, "kind": "train", "length": 20.0 if s < 15 else length} for s in range(1, 31)]
     rows += [{"stage": "reinforce", "step": s, "kind": "validation", "reward": s / 10, "bleu": 60.0} for s in (0, 10, 20, 30)]
     rows += [{"stage": "reinforce", "step": 31, "kind": "train", "length": 20.0, "kl": None}]
+    rows += [{"stage": "reinforce-shuffled", "step": s, "kind": "train", "length": 500.0} for s in range(1, 31)]  # not read
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (folder / "done.json").write_text('{"steps": 30, "seconds": 1.0}\n', encoding="utf-8")
     return folder
 
 
