@@ -30,7 +30,7 @@ import guerdon
 from guerdon.data.draws import row_keys
 from guerdon.data.files import write_atomically
 from guerdon.data.padded import Padded
-from guerdon.decoding import BeamOptions, SamplingOptions, beam_search, greedy, sample
+from guerdon.decoding import BeamOptions, SamplingOptions, beam_search, greedy, sample, workers
 from guerdon.models.as_huggingface import as_huggingface
 from guerdon.models.precision import Precision
 from guerdon.pipeline.export import export
@@ -74,6 +74,14 @@ class Native:
         sources = Padded.from_lists(rows, self.policy.pad_id)
         limits = torch.full((len(rows),), LIMIT)
         return [list(one.tokens) for one in greedy(self.policy, sources, limits, precision=self.precision)]
+
+
+def warm(engine: Native, rows: Rows) -> None:
+    """Starts the worker processes that guerdon decodes with in long runs, and waits until they are ready."""
+    workers.AFTER = 0.0
+    engine("samples", rows[:32], 32, 0)
+    while workers.running() and not workers.ready():
+        time.sleep(0.1)
 
 
 class HuggingFace:
@@ -227,6 +235,7 @@ def main() -> None:
         found = engines(options.model, Path(place), options.threads)
         generator = guerdon.load(options.model)
         rows = generator.encode_sources([e.source for e in guerdon.read_examples(options.records).examples][:256])
+        warm(found["guerdon float32"], rows)
         shares = compared(found, rows)
         print(
             "greedy outputs equal to guerdon's in float32:", ", ".join(f"{name} {share:.1%}" for name, share in shares.items())

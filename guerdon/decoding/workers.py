@@ -233,6 +233,16 @@ def pool(policy: Policy, count: int, threads: int) -> Pool | None:
         return None
 
 
+def running() -> int:
+    """How many workers there are, ready or not."""
+    return 0 if _pool is None else len(_pool.workers)
+
+
+def ready() -> bool:
+    """Whether there are workers, and all take orders."""
+    return _pool is not None and _pool.is_ready()
+
+
 @atexit.register
 def close() -> None:
     """Ends the workers; they are started again when they are worth it."""

@@ -56,6 +56,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[workers.Pool]:
     monkeypatch.setattr(workers, "_limit", 1)
     yield ready()
     workers.close()
+    assert (workers.running(), workers.ready()) == (0, False)
     assert torch.get_num_threads() == 2
     torch.set_num_threads(threads)
 
@@ -165,6 +166,7 @@ def test_workers_are_for_float32_policies_that_are_asked_for_long_enough(
     pool: workers.Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert workers.pool(policy(), 1, 1) is pool
+    assert (workers.running(), workers.ready()) == (1, True)
     assert workers.pool(policy().double(), 1, 1) is None
     assert workers.pool(policy(), 2, 1) is None  # more than the limit
     monkeypatch.setattr(workers, "AFTER", 1e9)
