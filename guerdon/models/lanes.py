@@ -2,7 +2,8 @@
 
 Every source has k lanes, and row source * k + lane writes into its own. What was written stays where it is; a table says in
 which lane each position of a row's past lies, and attention reads all lanes of the source under a mask. A source's keys are
-read once for its k queries, where separate caches would be read, and copied, k times.
+read once for its k queries, where separate caches would be read, and copied, k times. Inference engines call such a table
+cache indirection.
 
 Axes: r rows (r = s * k), s sources, k lanes, h heads, t positions, d width of a head, m of the model.
 """

@@ -150,16 +150,19 @@ def test_an_interrupt_leaves_no_answer_under_way(pool: workers.Pool, monkeypatch
 
 
 def test_policies_that_are_gone_are_let_go(pool: workers.Pool) -> None:
-    models = [policy(seed=seed) for seed in range(3)]
+    """With all that held their memory: a grid of runs makes a policy after the other."""
+    models = [policy()]
+    written(models[0])
+    here, there = psutil.Process().num_fds(), process(pool).num_fds()
+    models += [policy(seed=seed) for seed in (1, 2)]
     for model in models:
         written(model)
     assert len(pool.known()) == 3
-    files = process(pool).num_fds()
-    del models[:2]
-    del model
+    assert process(pool).num_fds() > there
+    del models[1:], model
     written(models[0])
     assert len(pool.known()) == 1
-    assert process(pool).num_fds() < files
+    assert (psutil.Process().num_fds(), process(pool).num_fds()) == (here, there)
 
 
 def test_workers_are_for_float32_policies_that_are_asked_for_long_enough(
@@ -195,25 +198,34 @@ def test_the_environment_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
         workers.most()
 
 
+def endless(model: Transformer, share: torch.Tensor) -> None:
+    time.sleep(600)
+
+
 OWNER = """
 import signal, sys, time, torch
 signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts the tests may have it ignored
 sys.path[:0] = {paths!r}
 torch.set_num_threads(2)
 from guerdon.decoding import workers
-from test_workers import policy, ready
+from test_workers import endless, policy, ready
 workers.AFTER = 0.0
-print(ready().workers[0].process.pid, flush=True)
-time.sleep(60)
+pool = ready()
+print(pool.workers[0].process.pid, flush=True)
+if {busy}:
+    pool.decode(policy(), [torch.zeros(1, dtype=torch.int64)] * 2, endless)
+time.sleep(600)
 """
 
 
+@pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.parametrize("ends", ["killed", "interrupted"])
-def test_no_worker_outlives_its_owner(ends: str) -> None:
-    code = OWNER.format(paths=[*sys.path, os.path.dirname(__file__)])
+def test_no_worker_outlives_its_owner(ends: str, busy: bool) -> None:
+    code = OWNER.format(paths=[*sys.path, os.path.dirname(__file__)], busy=busy)
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert owner.stdout is not None
     worker = psutil.Process(int(owner.stdout.readline()))
+    time.sleep(1.0)  # for the share to begin
     owner.send_signal(signal.SIGKILL if ends == "killed" else signal.SIGINT)
     owner.wait(30)
     owner.stdout.close()
