@@ -61,11 +61,15 @@ class DecodingOptions:
                     where=f"decoding.{given[0]}",
                     cure="leave it out, or change decoding.method",
                 )
-        if self.returned < 1 or self.batch_size < 1 or (self.method == "greedy" and self.returned != 1):
+        if self.returned < 1 or (self.method == "greedy" and self.returned != 1):
             raise ConfigurationError(
-                f"{self.returned} outputs in batches of {self.batch_size} cannot be returned by {self.method}",
+                f"{self.returned} outputs of a source cannot be returned by {self.method}",
                 where="decoding.returned",
                 cure="give at least 1, and exactly 1 for greedy",
+            )
+        if self.batch_size < 1:
+            raise ConfigurationError(
+                f"{self.batch_size} sources are no batch", where="decoding.batch_size", cure="give at least 1"
             )
         check_precision(self.precision)
         self.search()

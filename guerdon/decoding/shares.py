@@ -45,7 +45,12 @@ def shares_of(policy: Policy, sources: Padded, copies: int) -> list[Tensor]:
 
 
 def decode_shares(policy: Policy, shares: Sequence[Tensor], decode: Decode[_Found]) -> list[_Found]:
-    """What ``decode`` returns for each share; without gradients."""
+    """What ``decode`` returns for each share; without gradients.
+
+    Raises:
+        ConfigurationError: where ``GUERDON_WORKERS`` is no number; before anything is decoded, and for one share too.
+    """
+    workers.most()
     if len(shares) == 1:
         return [decode(policy, shares[0])]
     threads, began = torch.get_num_threads(), time.perf_counter()

@@ -168,7 +168,7 @@ WRONG = [
     ({"method": "best"}, "there is no method 'best'"),
     ({"method": "beam", "beam_size": 2, "returned": 3}, "returned"),
     ({"returned": 0}, "decoding.returned"),
-    ({"batch_size": 0}, "decoding.returned"),
+    ({"batch_size": 0}, "decoding.batch_size: 0 sources"),
     ({"beam": 3}, "decoding.beam: there is no such option"),
     ({"method": "sample", "temperature": 0.0}, "temperature"),
     ({"method": "sample", "top_p": 0.0}, "top_p"),

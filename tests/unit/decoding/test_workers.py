@@ -196,6 +196,8 @@ def test_the_environment_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GUERDON_WORKERS", "many")
     with pytest.raises(ConfigurationError, match="GUERDON_WORKERS: 'many' is not a number"):
         workers.most()
+    with pytest.raises(ConfigurationError, match="GUERDON_WORKERS"):  # one source, which no worker would ever see
+        greedy(policy(), SOURCES.select(torch.tensor([0])), LIMITS[:1])
 
 
 def endless(model: Transformer, share: torch.Tensor) -> None:

@@ -167,6 +167,10 @@ def test_a_reordered_beam_stays_where_it_was_written() -> None:
     assert places == [cache.keys.data_ptr() for cache in state.caches]
     assert state.lanes.ancestors[0].tolist() == [[0, 2], [0, 1], [0, 0]]
     assert state.lanes.ancestors[1].tolist() == [[2, 0], [2, 0], [1, 1]]
+    policy.step(state, tokens)
+    state = state.select(torch.arange(12))  # nothing moves, and nothing is taken apart
+    assert places == [cache.keys.data_ptr() for cache in state.caches]
+    assert state.lanes.ancestors[0].tolist() == [[0, 2, 0], [0, 1, 1], [0, 0, 2]]
 
 
 @torch.no_grad()
