@@ -149,6 +149,15 @@ def test_an_interrupt_leaves_no_answer_under_way(pool: workers.Pool, monkeypatch
     assert written(model) == expected
 
 
+def test_an_interrupt_of_the_terminal_is_the_owners_business(pool: workers.Pool) -> None:
+    """Ctrl-C reaches every process of the terminal; a run that ends its step in order still needs its worker."""
+    model = policy()
+    expected = written(model)
+    process(pool).send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert written(model) == expected
+
+
 def test_policies_that_are_gone_are_let_go(pool: workers.Pool) -> None:
     """With all that held their memory: a grid of runs makes a policy after the other."""
     models = [policy()]
