@@ -109,9 +109,13 @@ class RewardModel(nn.Module):
         return next(self.parameters()).device
 
     def standardise(self, measures: Tensor) -> None:
-        """Takes mean and spread of the training outputs' measures ([n, measured]), by which they are scaled from now on."""
+        """Takes mean and spread of the training outputs' measures ([n, measured]), by which they are scaled from now on.
+
+        A measure that is the same for all of them is left as large as it is: it has no spread to be scaled by.
+        """
+        spread = measures.std(0, correction=0)
         self.measure_mean.copy_(measures.mean(0))
-        self.measure_scale.copy_(measures.std(0, correction=0).clamp(min=1e-6))
+        self.measure_scale.copy_(torch.where(spread > 1e-6, spread, 1.0))
 
     def train(self, mode: bool = True) -> RewardModel:
         """A frozen backbone draws no dropout in training either."""
@@ -124,7 +128,8 @@ class RewardModel(nn.Module):
         """What the heads read of each output, [n, p + measured]."""
         parts = [] if self.backbone is None else [self.norm(self.pooled(batch))]
         if len(self.measure_mean):
-            parts.append((batch.measures.to(self.measure_mean.dtype) - self.measure_mean) / self.measure_scale)
+            measures = (batch.measures.to(self.measure_mean.dtype) - self.measure_mean) / self.measure_scale
+            parts.append(measures * self.options.surprisal_gain)
         return torch.cat(parts, dim=-1) if parts else batch.measures.new_zeros(len(batch.rows), 0)
 
     def forward(self, batch: RewardBatch) -> Tensor:

@@ -85,7 +85,10 @@ class RewardModelOptions:
         backbone_dropout: within the backbone, for guerdon's own.
         scratch: the size of a backbone that is trained from random weights; None for one that begins with a policy's.
         ngrams: features that need no order; None for none.
-        surprisal: whether a frozen policy's -log p of each token, pooled (mean, largest, spread, sum), is seen by the heads.
+        surprisal: whether the heads see a frozen policy's -log p of each token, pooled
+            (`~guerdon.models.reward_text.SURPRISALS`: its mean, its largest value, how many tokens lie above which level, ...).
+        surprisal_gain: factor of these measures, which are scaled to mean 0 and deviation 1 over the training outputs: where
+            weights are kept small, what has a larger factor may count for more.
         delexicalise: slots whose values are replaced by the slot's name, in source and output, where the source is a meaning
             representation such as ``name[The Vaults], eatType[pub]``.
         max_source, max_output: longest texts in tokens, end token included; no more than the policy takes which it begins with.
@@ -101,6 +104,7 @@ class RewardModelOptions:
     scratch: ScratchOptions | None = None
     ngrams: NgramOptions | None = None
     surprisal: bool = False
+    surprisal_gain: float = 1.0
     delexicalise: Sequence[str] = ()
     max_source: int = 128
     max_output: int = 128
@@ -120,6 +124,12 @@ class RewardModelOptions:
             raise ConfigurationError(f"{self.trunk!r} cannot be (kind {self.kind})", where="trunk", cure=cure)
         check_share("dropout", self.dropout)
         check_share("backbone_dropout", self.backbone_dropout)
+        if not 0.0 < self.surprisal_gain < float("inf") or (self.surprisal_gain != 1.0 and not self.surprisal):
+            raise ConfigurationError(
+                f"is {self.surprisal_gain}, with surprisal: {self.surprisal}",
+                where="surprisal_gain",
+                cure="give a number above 0, with surprisal: true",
+            )
         if self.hidden < 0 or self.max_source < 1 or self.max_output < 1:
             raise ConfigurationError("hidden must not be negative, nor a limit below 1", where="hidden, max_source, max_output")
         if self.kind == "linear" and self.ngrams is None:

@@ -19,7 +19,15 @@ from guerdon.models.evaluation import evaluate_logits
 from guerdon.models.policy import Policy
 from guerdon.models.reward_options import NgramOptions, RewardModelOptions
 
-SURPRISALS = ("mean", "largest", "spread", "sum")
+LEVELS = (0.05, 0.2, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)  # nats
+EXCESSES = (0.5, 1.0, 2.0, 4.0)
+SURPRISALS = (
+    "mean", "largest", "spread", "sum", "of the end", "tokens", "mean entropy", "sum of the excess",
+    *(f"tokens above {level:g}" for level in LEVELS),
+    *(f"tokens with an excess above {level:g}" for level in EXCESSES),
+)  # fmt: skip
+"""What is measured of -log p of an output's tokens, in nats. The excess of a token is its -log p less the entropy of what
+could have stood there: where much is possible, nothing surprises."""
 _WORDS = re.compile(r"\w+|[^\w\s]")
 _BATCH_TOKENS = 8192  # of the frozen policy; forward only
 
@@ -49,7 +57,7 @@ class Likelihood:
 
     @torch.no_grad()
     def surprisals(self, sources: Sequence[str], outputs: Sequence[str]) -> Tensor:
-        """`SURPRISALS` of -log p(token), end token included, in nats: float64 [n, 4]. What is too long is cut."""
+        """`SURPRISALS` of -log p(token), end token included, in nats: float64 [n, 21]. What is too long is cut."""
         rows = [ids[: self.policy.max_source] for ids in self.tokenizer.encode_sources(sources)]
         written = [ids[: self.policy.max_target] for ids in self.tokenizer.encode_targets(outputs)]
         found = torch.zeros(len(written), len(SURPRISALS), dtype=torch.float64)
@@ -61,17 +69,21 @@ class Likelihood:
             targets = Padded.from_lists([written[i] for i in part], self.policy.pad_id, device)
             logits = self.policy.logits(batch, targets, torch.tensor(of_source, device=device))
             seen = evaluate_logits(logits, None, targets)
-            found[part] = _pooled(-seen.log_prob.double(), seen.mask).cpu()
+            found[part] = _pooled(-seen.log_prob.double(), seen.entropy.double(), seen.mask).cpu()
         return found
 
 
-def _pooled(surprisal: Tensor, mask: Tensor) -> Tensor:
-    """[n, length] to [n, 4]; a token that the policy never writes counts as much as one of probability e^-30."""
+def _pooled(surprisal: Tensor, entropy: Tensor, mask: Tensor) -> Tensor:
+    """Two of [n, length] to [n, 21]; a token that the policy never writes counts as much as one of probability e^-30."""
     bounded = torch.where(mask, surprisal, 0.0).clamp(max=30.0)
+    excess = torch.where(mask, bounded - entropy, 0.0)
     count = mask.sum(1)
     mean = bounded.sum(1) / count
     spread = (torch.where(mask, bounded - mean[:, None], 0.0).square().sum(1) / count).sqrt()
-    return torch.stack([mean, bounded.max(1).values, spread, bounded.sum(1)], dim=1)
+    end = bounded.gather(1, count[:, None] - 1)[:, 0]
+    whole = [mean, bounded.max(1).values, spread, bounded.sum(1), end, count.double(), entropy.sum(1) / count, excess.sum(1)]
+    above = [(values > level).sum(1).double() for values, levels in ((bounded, LEVELS), (excess, EXCESSES)) for level in levels]
+    return torch.stack(whole + above, dim=1)
 
 
 def by_length(outputs: Sequence[int], sources: Sequence[int], max_tokens: int) -> Iterator[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -172,9 +173,39 @@ def test_surprisals_are_those_of_the_policy() -> None:
         ids = Padded.from_lists(TOKENIZER.encode_sources([source]))
         written = Padded.from_lists(TOKENIZER.encode_targets([output]))
         with torch.no_grad():
-            surprisal = -policy.evaluate(ids, written).log_prob[0].double()
-        expected = [surprisal.mean(), surprisal.max(), surprisal.std(correction=0), surprisal.sum()]
-        assert found[row].tolist() == pytest.approx([float(value) for value in expected], rel=1e-4, abs=1e-5)
+            logits = policy.double().logits(ids, written)
+            policy.float()
+        tokens, entropies = [], []
+        for position, token in enumerate(written.to_lists()[0]):
+            log_probs = torch.log_softmax(logits[position], -1).tolist()
+            tokens.append(-log_probs[token])
+            entropies.append(-sum(math.exp(one) * one for one in log_probs if one > -math.inf))
+        excess = [token - entropy for token, entropy in zip(tokens, entropies, strict=True)]
+        mean = sum(tokens) / len(tokens)
+        spread = math.sqrt(sum((token - mean) ** 2 for token in tokens) / len(tokens))
+        expected = [mean, max(tokens), spread, sum(tokens), tokens[-1], len(tokens), sum(entropies) / len(tokens), sum(excess)]
+        expected += [sum(token > level for token in tokens) for level in (0.05, 0.2, 0.5, 1, 2, 3, 4, 6, 8)]
+        expected += [sum(token > level for token in excess) for level in (0.5, 1, 2, 4)]
+        assert found[row].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_a_measure_that_is_the_same_for_all_training_outputs_is_not_blown_up() -> None:
+    made = scorer("linear", surprisal=True)
+    measures = made.text.encode(SOURCES, OUTPUTS).measures
+    measures[:, 3] = 7.0
+    made.model.standardise(measures)
+    assert made.model.measure_scale[3] == 1.0 and made.model.measure_mean[3] == 7.0
+    assert float(made.model.measure_scale[1]) == pytest.approx(float(measures[:, 1].std(correction=0)))
+
+
+def test_the_gain_of_surprisals_is_a_factor_of_what_the_heads_see() -> None:
+    once, twice = (scorer("linear", ngrams=NgramOptions(2, 97), surprisal=True, surprisal_gain=gain) for gain in (1.0, 2.0))
+    batch = RewardBatch.of(once.text.encode(SOURCES, OUTPUTS), range(len(SOURCES)))
+    assert torch.equal(2 * once.model.features(batch), twice.model.features(batch))
+    with pytest.raises(ConfigurationError, match="surprisal_gain"):
+        RewardModelOptions(surprisal=True, surprisal_gain=0.0)
+    with pytest.raises(ConfigurationError, match="surprisal_gain"):
+        RewardModelOptions(surprisal_gain=2.0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 20)), max_size=40), st.integers(1, 200))
