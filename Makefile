@@ -1,5 +1,6 @@
 # make demo   sets everything up and runs the built-in example
 # make test   the same environment; lint, types, documentation, tests
+# make bench  the same environment; speed beside the peers', with a trained model: make bench ARGS="--model runs/multi30k/finetune"
 #
 # A fresh machine needs Python 3.11 and make, nothing else. Nothing is installed twice: each install leaves a stamp in .venv.
 
@@ -12,12 +13,15 @@ DEMO_EXTRAS := offline
 TEST_EXTRAS := all,docs,dev
 WORKERS ?= 2
 
-.PHONY: demo test lint types docs unit clean
+.PHONY: demo test bench lint types docs unit clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/guerdon quickstart $(ARGS)
 
 test: lint types docs unit
+
+bench: $(VENV)/bench.stamp
+	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
@@ -49,6 +53,10 @@ $(VENV)/torch.stamp: $(VENV)/created.stamp
 
 $(VENV)/demo.stamp: $(VENV)/torch.stamp pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(DEMO_EXTRAS)]'
+	touch $@
+
+$(VENV)/bench.stamp: $(VENV)/demo.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp

@@ -3,9 +3,10 @@
     python benchmarks/decoding.py runs/multi30k/finetune sources.jsonl --output decoding.json
     python benchmarks/decoding.py runs/multi30k/finetune sources.jsonl --works greedy samples --repetitions 9
 
-The model is exported to both peers by `guerdon.models`. Greedy outputs of all in float32 are compared first: speeds of models
-that write other texts would compare nothing. Then each work is done in turn by each engine, as often as asked, and the median
-and the spread of its tokens a second are printed, with ratios of medians to the better Hugging Face and to CTranslate2 float32.
+The model is exported to both peers by `guerdon.models`. Each engine lives in a process of its own. Greedy outputs of all in
+float32 are compared first: speeds of models that write other texts would compare nothing. Then each work is done in turn by
+each engine, as often as asked, and the median and the spread of its tokens a second are printed, with ratios of medians to the
+better Hugging Face and to CTranslate2 float32.
 
 Tokens are those of outputs, end tokens included; encoding of sources counts as time, texts and their ids do not. Greedy and
 beam search stop where the model does; samples too, so that the engines' samples differ in length a little, and their tokens a
@@ -20,11 +21,12 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from apart import Apart
 
 import guerdon
 from guerdon.data.draws import row_keys
@@ -43,14 +45,34 @@ WORKS = {  # name: (sources, batch sizes to choose from)
     "latency": (16, (1,)),
 }
 Rows = Sequence[Sequence[int]]
-Engine = Callable[[str, Rows, int, int], int]  # work, sources, batch size, seed -> tokens written
 
 
-class Native:
-    """guerdon itself."""
+class Engine:
+    """What writes: a call with a work, sources, a batch size and a seed gives the number of tokens written."""
 
-    def __init__(self, policy: Any, precision: Precision) -> None:
-        self.policy, self.precision = policy, precision
+    def __call__(self, work: str, rows: Rows, batch: int, seed: int) -> int:
+        raise NotImplementedError
+
+    def outputs(self, rows: Rows) -> list[list[int]]:
+        """The greedy outputs, without end tokens."""
+        raise NotImplementedError
+
+    def rate(self, work: str, rows: Rows, batch: int, seed: int) -> float:
+        """Tokens a second."""
+        began = time.perf_counter()
+        tokens = self(work, rows, batch, seed)
+        return tokens / (time.perf_counter() - began)
+
+
+class Native(Engine):
+    """guerdon itself. It begins with its worker processes ready, as in a long run."""
+
+    def __init__(self, model: str, precision: Precision, rows: Rows) -> None:
+        self.policy, self.precision = guerdon.load(model).policy, precision
+        workers.AFTER = 0.0
+        self("samples", rows[:32], 32, 0)
+        while workers.running() and not workers.ready():
+            time.sleep(0.1)
 
     def __call__(self, work: str, rows: Rows, batch: int, seed: int) -> int:
         return sum(self._batch(work, rows[at : at + batch], seed + at) for at in range(0, len(rows), batch))
@@ -76,18 +98,11 @@ class Native:
         return [list(one.tokens) for one in greedy(self.policy, sources, limits, precision=self.precision)]
 
 
-def warm(engine: Native, rows: Rows) -> None:
-    """Starts the worker processes that guerdon decodes with in long runs, and waits until they are ready."""
-    workers.AFTER = 0.0
-    engine("samples", rows[:32], 32, 0)
-    while workers.running() and not workers.ready():
-        time.sleep(0.1)
-
-
-class HuggingFace:
+class HuggingFace(Engine):
     """``generate`` of transformers."""
 
-    def __init__(self, policy: Any, dtype: torch.dtype) -> None:
+    def __init__(self, model: str, dtype: torch.dtype) -> None:
+        policy = guerdon.load(model).policy
         self.model, self.end, self.pad = as_huggingface(policy).to(dtype), policy.end_id, policy.pad_id
 
     def __call__(self, work: str, rows: Rows, batch: int, seed: int) -> int:
@@ -115,7 +130,7 @@ class HuggingFace:
         return self._generate(rows, {"num_beams": 1, "do_sample": False})
 
 
-class CTranslate2:
+class CTranslate2(Engine):
     """CTranslate2 with two workers of one thread each, or one worker where there is one source at a time."""
 
     def __init__(self, folder: Path, kind: str, names: Sequence[str], threads: int) -> None:
@@ -152,48 +167,39 @@ class CTranslate2:
         return [[self.ids[name] for name in one.hypotheses[0]] for one in found]
 
 
-def engines(model: str, place: Path, threads: int) -> dict[str, Any]:
-    generator = guerdon.load(model)
+def engines(model: str, rows: Rows, place: Path, threads: int) -> dict[str, Apart]:
+    """Each in its own process."""
     export(model, "ctranslate2", place / "ct2")
-    names = generator.tokenizer.tokens()
+    names = guerdon.load(model).tokenizer.tokens()
     return {
-        "guerdon float32": Native(generator.policy, "float32"),
-        "guerdon bfloat16": Native(generator.policy, "bfloat16"),
-        "Hugging Face float32": HuggingFace(generator.policy, torch.float32),
-        "Hugging Face bfloat16": HuggingFace(generator.policy, torch.bfloat16),
-        "CTranslate2 float32": CTranslate2(place / "ct2", "float32", names, threads),
-        "CTranslate2 int8": CTranslate2(place / "ct2", "int8", names, threads),
+        "guerdon float32": Apart(Native, model, "float32", rows, threads=threads),
+        "guerdon bfloat16": Apart(Native, model, "bfloat16", rows, threads=threads),
+        "Hugging Face float32": Apart(HuggingFace, model, torch.float32, threads=threads),
+        "Hugging Face bfloat16": Apart(HuggingFace, model, torch.bfloat16, threads=threads),
+        "CTranslate2 float32": Apart(CTranslate2, place / "ct2", "float32", names, threads, threads=threads),
+        "CTranslate2 int8": Apart(CTranslate2, place / "ct2", "int8", names, threads, threads=threads),
     }
 
 
-def compared(found: dict[str, Any], rows: Rows) -> dict[str, float]:
+def compared(found: dict[str, Apart], rows: Rows) -> dict[str, float]:
     """The share of greedy outputs that are guerdon's in float32, token for token."""
-    wanted = found["guerdon float32"].outputs(rows)
-    shares = {}
-    for name, engine in found.items():
-        outputs = engine.outputs(rows)
-        shares[name] = sum(a == b for a, b in zip(outputs, wanted, strict=True)) / len(rows)
-    return shares
+    outputs = {name: engine.call("outputs", rows) for name, engine in found.items()}
+    wanted = outputs["guerdon float32"]
+    return {name: sum(a == b for a, b in zip(own, wanted, strict=True)) / len(rows) for name, own in outputs.items()}
 
 
-def rate(engine: Engine, work: str, rows: Rows, batch: int, seed: int) -> float:
-    began = time.perf_counter()
-    tokens = engine(work, rows, batch, seed)
-    return tokens / (time.perf_counter() - began)
-
-
-def measured(found: dict[str, Any], work: str, every: Rows, repetitions: int) -> dict[str, dict[str, Any]]:
+def measured(found: dict[str, Apart], work: str, every: Rows, repetitions: int) -> dict[str, dict[str, Any]]:
     """Each engine's rates at its best batch size, in turn."""
     count, sizes = WORKS[work]
     rows = every[:count]
     best = {}
     for name, engine in found.items():
-        tried = {size: rate(engine, work, rows, size, 1) for size in sizes for _ in range(2)}  # the second pass counts
+        tried = {size: engine.call("rate", work, rows, size, 1) for size in sizes for _ in range(2)}  # the second pass counts
         best[name] = max(tried, key=lambda size: tried[size])
     rates: dict[str, list[float]] = {name: [] for name in found}
     for repetition in range(repetitions):
         for name, engine in found.items():
-            rates[name].append(rate(engine, work, rows, best[name], 2 + repetition))
+            rates[name].append(engine.call("rate", work, rows, best[name], 2 + repetition))
     return {
         name: {
             "batch": best[name],
@@ -232,10 +238,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as place:
-        found = engines(options.model, Path(place), options.threads)
-        generator = guerdon.load(options.model)
-        rows = generator.encode_sources([e.source for e in guerdon.read_examples(options.records).examples][:256])
-        warm(found["guerdon float32"], rows)
+        texts = [example.source for example in guerdon.read_examples(options.records).examples][:256]
+        rows = guerdon.load(options.model).encode_sources(texts)
+        found = engines(options.model, rows, Path(place), options.threads)
         shares = compared(found, rows)
         print(
             "greedy outputs equal to guerdon's in float32:", ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
@@ -244,6 +249,8 @@ def main() -> None:
         for work in options.works:
             results[work] = measured(found, work, rows, options.repetitions)
             print("\n".join(lines(work, results[work])), flush=True)
+        for engine in found.values():
+            engine.close()
     record = {"model": options.model, "threads": options.threads, "equal": shares, "works": results, "torch": torch.__version__}
     write_atomically(options.output, [json.dumps(record, indent=1).encode(), b"\n"])
 

@@ -66,7 +66,7 @@ def test_imports_are_declared(path: Path) -> None:
 def test_all_holds_every_extra_of_users() -> None:
     (requirement,) = (Requirement(one) for one in EXTRAS["all"])
     assert requirement.extras == set(OF_USERS)
-    assert set(EXTRAS) == {*OF_USERS, "all", "docs", "dev"}
+    assert set(EXTRAS) == {*OF_USERS, "all", "bench", "docs", "dev"}
 
 
 def constraints() -> dict[str, str]:

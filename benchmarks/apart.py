@@ -1,0 +1,83 @@
+"""An engine in a process of its own: idle threads of one do not take part of what another gains, nor its memory's habits.
+
+`Apart` makes an engine in a new process and answers calls of its methods, one at a time; between its turns it sleeps. What a
+method raises is raised here.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+
+class Apart:
+    """An engine made by ``make(*arguments)`` in a new process; ``make`` is a function of a module."""
+
+    def __init__(self, make: Callable[..., Any], *arguments: Any, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._here, there = context.Pipe()
+        # The number of threads is read when a library is loaded, which in the new process is before the first call.
+        before = os.environ.get("OMP_NUM_THREADS")
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        try:
+            self._process = context.Process(target=_serve, args=(there, make, arguments, threads))
+            self._process.start()
+        finally:
+            _restore("OMP_NUM_THREADS", before)
+        there.close()
+        self._answer()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """What the engine's ``method`` returns."""
+        self._here.send((method, arguments))
+        return self._answer()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._here.close()
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.kill()
+
+    def _answer(self) -> Any:
+        try:
+            result, trouble = self._here.recv()
+        except EOFError:
+            self._process.join(10)
+            raise RuntimeError(f"the engine's process ended by itself (exit code {self._process.exitcode})") from None
+        if trouble:
+            raise RuntimeError(f"the engine raised\n{trouble}")
+        return result
+
+
+def _restore(name: str, value: str | None) -> None:
+    if value is None:
+        del os.environ[name]
+    else:
+        os.environ[name] = value
+
+
+def _serve(calls: Connection, make: Callable[..., Any], arguments: tuple[Any, ...], threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    engine = None
+    method: str | None = None
+    while True:
+        try:
+            if method is None:
+                engine, result = make(*arguments), None
+            else:
+                result = getattr(engine, method)(*arguments)
+            answer = (result, "")
+        except Exception:
+            answer = (None, traceback.format_exc())
+        calls.send(answer)
+        try:
+            method, arguments = calls.recv()
+        except EOFError:  # the owner has what it wanted
+            return

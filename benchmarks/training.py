@@ -1,0 +1,99 @@
+"""How fast guerdon, Seq2SeqTrainer and plain PyTorch loops train a translation model of the same shape on the same pairs.
+
+    python benchmarks/training.py runs/multi30k/tokenizer ../shared/data/multi30k/train.jsonl --output training.json
+
+The records' ``reference`` is the source and ``source`` the target, as in recipes/multi30k.yaml. Every engine begins with random
+weights of width 256, 3 + 3 layers, feed-forward 1,024 (`--size base`: 512, 6 + 6, 2,048), dropout 0.1, label smoothing 0.1,
+AdamW and clipping at 1. Those with batches of tokens have at most ``--max-tokens`` positions a step; those of the Trainer's
+own have ``--rows`` rows, of like length ("grouped") or as they come. Each engine trains in a process of its own, in turn, as
+often as asked, for some steps of which the first five are not counted. Printed: target tokens a second, end tokens included,
+the median and the spread; and the share of the positions that hold a token. `torch.compile` is not among them: with the many
+shapes of translation it compiled for longer than everything else here takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+from apart import Apart
+from tables_of import table
+from training_engines import Native, PlainMarian, PlainTransformer, Setting, Trainer
+
+from guerdon.data.files import write_atomically
+
+SIZES = {"small": (256, 4, 3, 1024), "base": (512, 8, 6, 2048)}  # width, heads, layers each way, feed-forward
+
+
+def engines(setting: Setting) -> dict[str, Apart]:
+    made = {
+        "guerdon float32": (Native, "float32"),
+        "guerdon bfloat16": (Native, "bfloat16"),
+        "Seq2SeqTrainer float32, random": (Trainer, False, "random"),
+        "Seq2SeqTrainer float32, grouped": (Trainer, False, "group_by_length"),
+        "Seq2SeqTrainer bfloat16, grouped": (Trainer, True, "group_by_length"),
+        "nn.Transformer float32": (PlainTransformer, False),
+        "nn.Transformer bfloat16": (PlainTransformer, True),
+        "Marian, plain loop, bfloat16": (PlainMarian,),
+    }
+    return {name: Apart(made[name][0], setting, *made[name][1:], threads=setting.threads) for name in made}
+
+
+def ratios(found: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """guerdon's better rate to the best of each kind of peer."""
+
+    def best(*beginnings: str) -> float:
+        return max(one["tokens/s"] for name, one in found.items() if name.startswith(beginnings))
+
+    own = best("guerdon")
+    return {"Seq2SeqTrainer's best": own / best("Seq2Seq"), "the best plain loop": own / best("nn.Transformer", "Marian")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tokenizer", type=Path, help="the folder of a guerdon model or run that holds tokenizer.json")
+    parser.add_argument("records", type=Path)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--max-tokens", type=int, default=4096)
+    parser.add_argument("--rows", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--output", type=Path, default=Path("training.json"))
+    options = parser.parse_args()
+    setting = Setting(
+        options.tokenizer, options.records, *SIZES[options.size], options.max_tokens, options.rows, options.steps,
+        options.threads,
+    )  # fmt: skip
+    every = engines(setting)
+    rates: dict[str, list[float]] = {name: [] for name in every}
+    fill: dict[str, float] = {}
+    for repetition in range(options.repetitions):
+        for name, engine in every.items():
+            rate, fill[name] = engine.call("rate", repetition)
+            rates[name].append(rate)
+    for engine in every.values():
+        engine.close()
+    found = {
+        name: {
+            "tokens/s": round(statistics.median(values)),
+            "least": round(min(values)),
+            "most": round(max(values)),
+            "fill": round(fill[name], 3),
+        }
+        for name, values in rates.items()
+    }
+    print(table(found, ("tokens/s", "least", "most", "fill")))
+    against = ratios(found)
+    print("\n".join(f"guerdon's better, × {name}: {ratio:.2f}" for name, ratio in against.items()))
+    record = {"size": options.size, "engines": found, "ratios": against, "threads": options.threads, "torch": torch.__version__}
+    write_atomically(options.output, [json.dumps(record, indent=1).encode(), b"\n"])
+
+
+if __name__ == "__main__":
+    main()
