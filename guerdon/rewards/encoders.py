@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from guerdon.errors import ConfigurationError, MissingExtraError
 from guerdon.models.bars import without_bars
-from guerdon.models.packed import can_pack, pack
+from guerdon.models.packed import PackedLinear, can_pack, pack
 from guerdon.models.precision import autocast
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
@@ -58,7 +59,8 @@ class SentenceEncoder:
         batch_size: texts a forward pass; on a CPU small ones pay, because texts of like length are padded less.
         bf16: bfloat16 matrix products: quicker where the hardware has them; cosines move by less than 0.01.
 
-    On the CPU the linear layers are packed once (`guerdon.models.packed`): the weights never change.
+    On the CPU the linear layers are packed once (`guerdon.models.packed`): the weights never change. Many texts are dealt out
+    to the cores, each of which computes with one thread and has a tokenizer of its own.
 
     Raises:
         MissingExtraError: when sentence-transformers is not installed.
@@ -74,6 +76,7 @@ class SentenceEncoder:
         self.english = Path(self.model).name.startswith("all-")  # the library's "all-" models were trained on English
         self.truncated = 0
         self._warned_script = False
+        self._twins: list[Any] = []
         self._loaded: Any = self._ready()
 
     def encode(self, texts: Sequence[str]) -> Tensor:
@@ -82,20 +85,41 @@ class SentenceEncoder:
             self._loaded = self._ready()
         self._check_length(texts)
         self._check_script(texts)
-        with autocast(torch.device(self.device), "bfloat16" if self.bf16 and not self._packed else "float32"):
-            vectors = self._loaded.encode(
-                list(texts), batch_size=self.batch_size, convert_to_tensor=True, show_progress_bar=False
-            )
-        return torch.as_tensor(vectors).float().cpu()
+        threads = torch.get_num_threads()
+        count = min(threads, len(texts) // (2 * self.batch_size)) if self._packed else 1
+        if count <= 1:
+            return self._vectors(self._loaded, texts)
+        self._twins += [self._packed_twin() for _ in range(count - 1 - len(self._twins))]
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))  # long ones are dealt out evenly
+        shares = [order[first::count] for first in range(count)]
+        try:
+            with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(threads // count,)) as pool:
+                parts = pool.map(self._vectors, [self._loaded, *self._twins], [[texts[i] for i in share] for share in shares])
+                return torch.cat(list(parts))[torch.tensor([i for share in shares for i in share]).argsort()]
+        finally:
+            torch.set_num_threads(threads)  # the last number set anywhere is what a thread begins with
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": None}
+        return {**self.__dict__, "_loaded": None, "_twins": []}
+
+    def _vectors(self, model: Any, texts: Sequence[str]) -> Tensor:
+        with autocast(torch.device(self.device), "bfloat16" if self.bf16 and not self._packed else "float32"):
+            vectors = model.encode(list(texts), batch_size=self.batch_size, convert_to_tensor=True, show_progress_bar=False)
+        return torch.as_tensor(vectors).float().cpu()
 
     @torch.no_grad()
     def _ready(self) -> Any:
         loaded = _load(self.model, self.device)
         self._packed = can_pack(next(loaded.parameters()))
-        return pack([loaded], "bfloat16" if self.bf16 else "float32")[0] if self._packed else loaded
+        return self._packed_twin(loaded) if self._packed else loaded
+
+    @torch.no_grad()
+    def _packed_twin(self, loaded: Any = None) -> Any:
+        """The model with packed layers; another one for each thread, since a tokenizer does not serve two at once."""
+        (packed,) = pack([loaded or _load(self.model, self.device)], "bfloat16" if self.bf16 else "float32")
+        for module in packed.modules():
+            _fuse_activation(module)
+        return packed
 
     def _check_length(self, texts: Sequence[str]) -> None:
         """A text has at most one token a byte, so that only the long ones need be tokenised."""
@@ -167,6 +191,15 @@ class FunctionEncoder:
         """What the function gives, without its gradient, float32 on the CPU."""
         with torch.no_grad():
             return torch.as_tensor(self.function(texts)).float().cpu()
+
+
+def _fuse_activation(module: torch.nn.Module) -> None:
+    """Leaves the activation between the two layers of a BERT's feed-forward network to the first, in the same pass."""
+    first, activation = getattr(module, "dense", None), getattr(module, "intermediate_act_fn", None)
+    exact = type(activation).__name__ in ("GELUActivation", "GELU") and getattr(activation, "approximate", "none") == "none"
+    if isinstance(first, PackedLinear) and exact:
+        first.activation, first.keeps = "gelu", True
+        module.intermediate_act_fn = torch.nn.Identity()
 
 
 def _load(model: str, device: str) -> Any:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from guerdon.errors import ConfigurationError, InputError, MissingExtraError, RewardError
-from guerdon.rewards.encoders import FunctionEncoder, PolicyEmbedding, SentenceEncoder, check_files
+from guerdon.rewards.encoders import FunctionEncoder, PolicyEmbedding, SentenceEncoder, _locate, check_files
 from guerdon.rewards.similarity import SemanticSimilarity
 
 pytest.importorskip("sentence_transformers", reason="the extra 'similarity' is not installed")
@@ -175,6 +175,28 @@ def test_bfloat16_is_within_a_hundredth(encoder):
     exact = SemanticSimilarity(encoder)([""] * len(TEXTS), TEXTS, references)
     rounded = SemanticSimilarity(SentenceEncoder(bf16=True))([""] * len(TEXTS), TEXTS, references)
     assert 0 < (exact - rounded).abs().max() < 1e-2
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_texts_dealt_out_to_threads_have_the_vectors_of_the_library(bf16: bool) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    texts = [f"{'a quiet place ' * (i % 5)}near the river number {i}" for i in range(40)]
+    reference = SentenceTransformer(_locate("all-MiniLM-L6-v2"), device="cpu").encode(texts, convert_to_tensor=True)
+    made = SentenceEncoder(batch_size=4, bf16=bf16)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        dealt = made.encode(texts)
+        assert len(made._twins) == 2, "a thread each"
+        assert torch.get_num_threads() == 3, "as before"
+        again = pickle.loads(pickle.dumps(made)).encode(texts)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(dealt, again)
+    cosines = torch.cosine_similarity(dealt, reference.cpu())
+    assert float(cosines.min()) > (0.999 if bf16 else 1 - 1e-6)
+
 
 
 def test_the_encoder_is_frozen_and_leaves_no_graph(encoder):
