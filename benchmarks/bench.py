@@ -51,7 +51,7 @@ def rates(found: Mapping[str, Any]) -> dict[str, dict[str, tuple[float, float, f
         compared[f"{work}, tokens a second"] = {
             name: (one["tokens/s"], one["least"], one["most"]) for name, one in engines.items()
         }
-    for part, unit in (("training", "tokens/s"), ("reinforcing", "outputs/s"), ("similarity", "outputs/s")):
+    for part, unit in (("training", "tokens/s"), ("reinforcing", "outputs/s"), ("similarity", "texts/s")):
         if part in found:
             compared[f"{part}, {unit.replace('/s', ' a second')}"] = {
                 name: (one[unit], one["least"], one["most"]) for name, one in found[part]["engines"].items()

@@ -23,6 +23,9 @@ class ReferenceCache(Generic[Prepared]):
         self.held = 0
         self._entries: dict[tuple[str, ...], tuple[Prepared, int]] = {}
 
+    def __contains__(self, references: Sequence[str]) -> bool:
+        return tuple(references) in self._entries
+
     def get(self, references: Sequence[str], prepare: Callable[[tuple[str, ...]], tuple[Prepared, int]]) -> Prepared:
         """What ``prepare`` made of these references, which returns it with its weight."""
         key = tuple(references)

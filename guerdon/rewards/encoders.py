@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import queue
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -89,13 +90,40 @@ class SentenceEncoder:
         count = min(threads, len(texts) // (2 * self.batch_size)) if self._packed else 1
         if count <= 1:
             return self._vectors(self._loaded, texts)
-        self._twins += [self._packed_twin() for _ in range(count - 1 - len(self._twins))]
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))  # long ones are dealt out evenly
         shares = [order[first::count] for first in range(count)]
+        parts = self._in_threads([[texts[i] for i in share] for share in shares], count, threads // count)
+        return torch.cat(parts)[torch.tensor([i for share in shares for i in share]).argsort()]
+
+    def encode_each(self, groups: Sequence[Sequence[str]]) -> list[Tensor]:
+        """`encode` of each group by itself: to the same bits whatever the other groups are."""
+        if self._loaded is None:
+            self._loaded = self._ready()
+        every = [text for group in groups for text in group]
+        self._check_length(every)
+        self._check_script(every)
+        if not self._packed:
+            return [self._vectors(self._loaded, group) for group in groups]
+        return self._in_threads(groups, max(1, min(torch.get_num_threads(), len(groups))), 1)
+
+    def _in_threads(self, groups: Sequence[Sequence[str]], count: int, each: int) -> list[Tensor]:
+        """The vectors of each group, in ``count`` threads that compute with so many each."""
+        self._twins += [self._packed_twin() for _ in range(count - 1 - len(self._twins))]
+        free = queue.SimpleQueue[Any]()
+        for model in [self._loaded, *self._twins[: count - 1]]:
+            free.put(model)
+
+        def work(group: Sequence[str]) -> Tensor:
+            model = free.get()
+            try:
+                return self._vectors(model, group)
+            finally:
+                free.put(model)
+
+        threads = torch.get_num_threads()
         try:
-            with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(threads // count,)) as pool:
-                parts = pool.map(self._vectors, [self._loaded, *self._twins], [[texts[i] for i in share] for share in shares])
-                return torch.cat(list(parts))[torch.tensor([i for share in shares for i in share]).argsort()]
+            with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(each,)) as pool:
+                return list(pool.map(work, groups))
         finally:
             torch.set_num_threads(threads)  # the last number set anywhere is what a thread begins with
 

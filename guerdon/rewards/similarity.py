@@ -76,19 +76,30 @@ class SemanticSimilarity(Reward):
 
     def _references_of(self, judged: Judged) -> list[dict[str, Tensor]]:
         """For each sample, the unit vectors of its references by text."""
-        if self.encoder.frozen:
-            return [self._references.get(texts, self._prepare) for texts in judged.references]
-        return [self._embed([text for texts in judged.references for text in texts])] * len(judged)
+        if not self.encoder.frozen:
+            return [self._embed([text for texts in judged.references for text in texts])] * len(judged)
+        new = dict.fromkeys(tuple(texts) for texts in judged.references if texts not in self._references)
+        made = dict(zip(new, self._embed_each(list(new)), strict=True))
 
-    def _prepare(self, texts: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
-        return self._embed(texts), len(texts)
+        def prepare(texts: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
+            return made[texts] if texts in made else self._embed_each([texts])[0], len(texts)
+
+        return [self._references.get(texts, prepare) for texts in judged.references]
+
+    def _embed_each(self, groups: Sequence[Sequence[str]]) -> list[dict[str, Tensor]]:
+        """As `_embed`, each group by itself."""
+        if not hasattr(self.encoder, "encode_each"):
+            return [self._embed(texts) for texts in groups]
+        unique = [_distinct(texts) for texts in groups]
+        vectors = iter(self.encoder.encode_each([texts for texts in unique if texts]))
+        return [self._units(texts, next(vectors)) if texts else {} for texts in unique]
 
     def _embed(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """The unit vector of every text that is not blank."""
-        unique = list(dict.fromkeys(text for text in texts if text.strip()))
-        if not unique:
-            return {}
-        vectors = self.encoder.encode(unique)
+        unique = _distinct(texts)
+        return self._units(unique, self.encoder.encode(unique)) if unique else {}
+
+    def _units(self, unique: Sequence[str], vectors: Tensor) -> dict[str, Tensor]:
         if vectors.dim() != 2 or len(vectors) != len(unique) or not bool(vectors.isfinite().all()):
             raise RewardError(
                 f"the encoder returned shape {list(vectors.shape)} or non-finite numbers for {len(unique)} texts",
@@ -96,3 +107,7 @@ class SemanticSimilarity(Reward):
                 cure="return one vector of finite numbers per text",
             )
         return dict(zip(unique, normalize(vectors.float(), dim=1), strict=True))
+
+
+def _distinct(texts: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(text for text in texts if text.strip()))

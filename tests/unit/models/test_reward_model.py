@@ -194,7 +194,8 @@ def test_a_measure_that_is_the_same_for_all_training_outputs_is_not_blown_up() -
     measures = made.text.encode(SOURCES, OUTPUTS).measures
     measures[:, 3] = 7.0
     made.model.standardise(measures)
-    assert made.model.measure_scale[3] == 1.0 and made.model.measure_mean[3] == 7.0
+    assert made.model.measure_scale[3] == 1.0
+    assert made.model.measure_mean[3] == 7.0
     assert float(made.model.measure_scale[1]) == pytest.approx(float(measures[:, 1].std(correction=0)))
 
 

@@ -178,6 +178,30 @@ def test_bfloat16_is_within_a_hundredth(encoder):
 
 
 @pytest.mark.parametrize("bf16", [False, True])
+def test_a_group_of_texts_has_the_same_bits_whatever_is_encoded_beside_it(bf16: bool) -> None:
+    encoder = SentenceEncoder(bf16=bf16)
+    groups = [TEXTS[:3], ["pub"], TEXTS, [f"number {i} near the river" for i in range(20)]]
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            together = encoder.encode_each(groups)
+            assert torch.get_num_threads() == count
+            for group, vectors in zip(groups, together, strict=True):
+                assert torch.equal(vectors, SentenceEncoder(bf16=bf16).encode_each([group])[0])
+                assert torch.allclose(vectors, encoder.encode(group), atol=2e-2 if bf16 else 1e-5)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_references_that_are_forgotten_are_embedded_again(encoder: SentenceEncoder) -> None:
+    small, large = SemanticSimilarity(encoder, cache_size=2), SemanticSimilarity(encoder)
+    references = [[TEXTS[0], TEXTS[1]], [TEXTS[2]], [TEXTS[3], "", TEXTS[3]], [TEXTS[0], TEXTS[1]], [" "]]
+    outputs = TEXTS[: len(references)]
+    assert small([""] * 5, outputs, references).tolist() == large([""] * 5, outputs, references).tolist()
+
+
+@pytest.mark.parametrize("bf16", [False, True])
 def test_texts_dealt_out_to_threads_have_the_vectors_of_the_library(bf16: bool) -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -196,7 +220,6 @@ def test_texts_dealt_out_to_threads_have_the_vectors_of_the_library(bf16: bool) 
     assert torch.equal(dealt, again)
     cosines = torch.cosine_similarity(dealt, reference.cpu())
     assert float(cosines.min()) > (0.999 if bf16 else 1 - 1e-6)
-
 
 
 def test_the_encoder_is_frozen_and_leaves_no_graph(encoder):
