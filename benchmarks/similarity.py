@@ -5,8 +5,8 @@
 As in a step of reinforcement, eight outputs of each of 16 sources are scored by their largest cosine with the source's
 references (some eight). sentence-transformers encodes all outputs, and all references once, with its defaults (float32, 32
 texts a batch). The same model in each: all-MiniLM-L6-v2. Every repetition has texts of its own, so that nothing is remembered
-from an earlier one; each engine lives in a process of its own, in turn. Printed: texts a second, outputs and references, the median and the
-spread, and the differences of guerdon's scores from those of sentence-transformers.
+from an earlier one; each engine lives in a process of its own, in turn. Printed: texts a second, outputs and references, the
+median and the spread, and the differences of guerdon's scores from those of sentence-transformers.
 """
 
 from __future__ import annotations
