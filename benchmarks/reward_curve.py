@@ -14,7 +14,6 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from human_pairs import FIELDS
 
 import guerdon
