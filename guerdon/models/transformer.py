@@ -8,11 +8,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from guerdon.data.padded import Padded
 from guerdon.models.attention import rotations, sinusoids
@@ -32,9 +33,14 @@ class Transformer(nn.Module):
     """An encoder–decoder Transformer with the members of `guerdon.models.policy.Policy`.
 
     ``forward(sources, targets)`` gives logits [b, t, v]; ``logits`` gives those of the positions that count only.
+
+    Attributes:
+        recompute: whether a layer's activations are computed again in the backward pass instead of kept (Chen et al. 2016,
+            https://arxiv.org/abs/1604.06174): to the same bits, with dropout too.
     """
 
     parallel = True
+    recompute = False
     allowed: Tensor
     disallowed_bias: Tensor
 
@@ -93,7 +99,7 @@ class Transformer(nn.Module):
         mask = None if bool((sources.lengths == sources.ids.shape[1]).all()) else sources.mask[:, None, None, :]
         rotation = self._rotation(0, sources.ids.shape[1])
         for layer in layers:
-            hidden = layer(hidden, mask, rotation, filled)
+            hidden = self._through(layer, hidden, mask, rotation, filled)
         memory = self.encoder_norm(hidden)
         return memory if filled is None else filled.spread(memory), mask
 
@@ -113,8 +119,13 @@ class Transformer(nn.Module):
         rotation = self._rotation(0, inputs.shape[1])
         for layer in self._decoder_layers:
             of_source = Memory(*layer.cross.keys_values(memory), mask)
-            hidden = layer(hidden, of_source if rows is None else of_source.select(rows), rotation, filled)
+            seen = of_source if rows is None else of_source.select(rows)
+            hidden = self._through(layer, hidden, seen, rotation, filled)
         return self.decoder_norm(hidden)
+
+    def _through(self, layer: nn.Module, *given: Any) -> Tensor:
+        found = checkpoint(layer, *given, use_reentrant=False) if self.recompute and torch.is_grad_enabled() else layer(*given)
+        return cast(Tensor, found)
 
     def forward(self, sources: Padded, targets: Padded) -> Tensor:
         """The logits of every target position, [b, t, v]; disallowed tokens -inf."""

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from guerdon.data.draws import key
-from guerdon.errors import TrainingError
+from guerdon.errors import ConfigurationError, TrainingError
+from guerdon.models.transformer import Transformer
 from guerdon.training.checkpoint import CheckpointStore, TrainingState
 from guerdon.training.progress import Progressing
 from guerdon.training.runlog import RunLog
@@ -62,6 +63,7 @@ class Loop:
     ) -> None:
         self.trainee, self.steps, self.options, self.around = trainee, steps, options, around
         self.optimiser_options = optimiser
+        _set_recompute(trainee, options.recompute)
         self.optimiser = build_optimiser(trainee.model, optimiser)
         chosen = f"{trainee.name} {steps} {options} {optimiser} {around.seed} {trainee.fingerprint()}"
         self.usage = Usage(next(iter(trainee.model.parameters())).device)
@@ -263,3 +265,13 @@ class Loop:
     @property
     def _sign(self) -> float:
         return 1.0 if self.options.higher_is_better else -1.0
+
+
+def _set_recompute(trainee: Trainee, recompute: bool) -> None:
+    found = [module for module in trainee.model.modules() if isinstance(module, Transformer)]
+    for module in found:
+        module.recompute = recompute
+    if recompute and not found:
+        raise ConfigurationError(
+            "there is no layer of guerdon's own to recompute", where=f"{trainee.name}.loop.recompute", cure="take it out"
+        )

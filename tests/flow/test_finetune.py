@@ -244,3 +244,15 @@ def test_long_texts_are_cut_between_sentences_and_inside_longer_ones_and_lose_no
     assert [row["pair"] for row in rows] == list(range(len(rows)))
     for row in rows:
         assert 1 <= len(generator.tokenizer.encode(row["target"])) <= 11
+
+
+def test_recomputed_activations_train_to_the_same_bits() -> None:
+    examples, weights = small(), []
+    for recompute in (False, True):
+        generator = untrained(texts_of(examples), dropout=0.2)
+        loop = dataclasses.replace(LOOP, recompute=recompute)
+        config = FinetuneConfig(steps=4, batch=BatchOptions(1500), optimiser=SCHEDULE, loop=loop, precision="bfloat16")
+        finetune(generator, examples, config, examples[:2], seed=3)
+        assert generator.policy.recompute is recompute
+        weights.append(torch.cat([weight.detach().flatten() for weight in generator.policy.parameters()]))
+    assert torch.equal(*weights)

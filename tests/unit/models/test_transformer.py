@@ -154,3 +154,33 @@ def test_options_that_cannot_be_are_refused(options: dict, named: str) -> None:
     with pytest.raises(ConfigurationError, match=named) as caught:
         TransformerOptions(**{"vocabulary_size": 19, "width": 16, "heads": 2, **options})
     assert "\n" not in str(caught.value)
+
+
+def _gradient_and_bytes_kept(policy: Transformer, sources: Padded, targets: Padded) -> tuple[torch.Tensor, int]:
+    """The gradient of all logits that count, and how much autograd keeps for it."""
+    kept = 0
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    torch.manual_seed(5)
+    policy.zero_grad()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        logits = policy.logits(sources, targets)
+    logits[:, policy.allowed].square().sum().backward()
+    gradients = [weight.grad.flatten() for weight in policy.parameters() if weight.grad is not None]
+    return torch.cat(gradients), kept
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_recomputed_activations_give_the_same_gradient_and_are_not_kept(dropout: float) -> None:
+    sources, targets = random_rows([12] * 8, seed=1), random_rows([12] * 7 + [3], seed=2)
+    policy = tiny_policy(dropout=dropout, encoder_layers=3, decoder_layers=3).train()
+    expected, all_of_it = _gradient_and_bytes_kept(policy, sources, targets)
+    policy.recompute = True
+    found, kept = _gradient_and_bytes_kept(policy, sources, targets)
+    assert torch.equal(found, expected)
+    assert float(expected.norm()) > 0
+    assert kept < all_of_it / 3

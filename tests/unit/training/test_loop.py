@@ -396,3 +396,8 @@ def test_options_that_cannot_be_are_refused(options: dict, named: str) -> None:
     with pytest.raises(ConfigurationError, match=named) as caught:
         LoopOptions(**options)
     assert "\n" not in str(caught.value)
+
+
+def test_recomputing_is_refused_where_nothing_can_be_recomputed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"quadratic\.loop\.recompute: there is no layer"):
+        train(Quadratic(), tmp_path, steps=2, recompute=True)
