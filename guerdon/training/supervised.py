@@ -138,7 +138,9 @@ class Supervised(PlainTrainee):
             sums = self._sums(part, self._options.label_smoothing)
             nll += sums[1]
             yield sums[0] / tokens
-        self._metrics = {"nll": nll / tokens, "tokens": tokens, "rows": len(batch.targets), "epoch": epoch}
+        positions = batch.sources.ids.numel() + batch.targets.ids.numel()
+        fill = (batch.sources.tokens() + tokens) / positions
+        self._metrics = {"nll": nll / tokens, "tokens": tokens, "rows": len(batch.targets), "fill": fill, "epoch": epoch}
 
     def metrics(self) -> Mapping[str, float]:
         """See `Trainee`."""

@@ -75,7 +75,9 @@ def test_the_loss_is_a_mean_over_the_steps_target_tokens() -> None:
     ]
     tokens = sum(len(data.targets[i]) for i in numbers)
     assert loss == pytest.approx(math.fsum(sums) / tokens, rel=1e-12)
-    expected = {"nll": loss, "tokens": tokens, "rows": len(numbers), "epoch": 0}
+    longest = sum(max(len(side[i]) for i in numbers) for side in (data.sources, data.targets))
+    fill = (tokens + sum(len(data.sources[i]) for i in numbers)) / (longest * len(numbers))
+    expected = {"nll": loss, "tokens": tokens, "rows": len(numbers), "fill": fill, "epoch": 0}
     assert made.metrics() == pytest.approx(expected, rel=1e-12)
 
 
