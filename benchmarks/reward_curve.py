@@ -42,7 +42,7 @@ def main() -> None:
     def train(pairs: Sequence[HumanPair]) -> LearnedReward:
         kept = [pair for pair in pairs if pair.unanimous]
         records = [
-            guerdon.Comparison(pair.source, (pair.chosen, pair.rejected), (1, 2), float(pair.votes_for or 0), given.aspect)
+            guerdon.Comparison(pair.source, (pair.chosen, pair.rejected), (1, 2), given.aspect, float(pair.votes_for or 0))
             for pair in kept
         ]
         trained = train_reward_model(records, config, start=start, likelihood=start, seed=1)
