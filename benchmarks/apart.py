@@ -9,9 +9,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeVar
+
+_Found = TypeVar("_Found")
 
 
 class Apart:
@@ -52,6 +54,15 @@ class Apart:
         if trouble:
             raise RuntimeError(f"the engine raised\n{trouble}")
         return result
+
+
+def in_turn(names: Collection[str], repetitions: int, ask: Callable[[str, int], _Found]) -> dict[str, list[_Found]]:
+    """What ``ask`` gets, given an engine's name and a repetition; the engines take turns."""
+    found: dict[str, list[_Found]] = {name: [] for name in names}
+    for repetition in range(repetitions):
+        for name in names:
+            found[name].append(ask(name, repetition))
+    return found
 
 
 def _restore(name: str, value: str | None) -> None:

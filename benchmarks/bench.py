@@ -99,13 +99,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", nargs="+", help="parts to run; those left out keep what they measured last")
     options = parser.parse_args()
+    if not (options.model / "config.json").exists():
+        parser.error(
+            f"{options.model}: no model there; train it with guerdon run recipes/multi30k.yaml, or name another by --model"
+        )
+    if not options.data.is_dir():
+        parser.error(f"{options.data}: no such folder; name that of the data sets by --data")
     options.output.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
     for name, arguments in parts(options).items():
         target = options.output / f"{name}.json"
         if not options.only or name in options.only:
             print(f"\n{name}", flush=True)
-            subprocess.run([sys.executable, str(HERE / f"{name}.py"), *arguments, "--output", str(target)], check=True)
+            done = subprocess.run([sys.executable, str(HERE / f"{name}.py"), *arguments, "--output", str(target)])
+            if done.returncode:
+                sys.exit(f"{name} failed: see above; what was measured before it is kept in {options.output}")
         if target.exists():
             found[name] = json.loads(target.read_text("utf-8"))
     record = {"versions": versions(), "threads": options.threads, **found}

@@ -18,15 +18,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from apart import Apart
+from apart import Apart, in_turn
+from figures import summary, table
 
 import guerdon
 from guerdon.data.draws import row_keys
@@ -47,15 +48,16 @@ WORKS = {  # name: (sources, batch sizes to choose from)
 Rows = Sequence[Sequence[int]]
 
 
-class Engine:
-    """What writes: a call with a work, sources, a batch size and a seed gives the number of tokens written."""
+class Engine(ABC):
+    """What writes."""
 
+    @abstractmethod
     def __call__(self, work: str, rows: Rows, batch: int, seed: int) -> int:
-        raise NotImplementedError
+        """How many tokens were written."""
 
+    @abstractmethod
     def outputs(self, rows: Rows) -> list[list[int]]:
         """The greedy outputs, without end tokens."""
-        raise NotImplementedError
 
     def rate(self, work: str, rows: Rows, batch: int, seed: int) -> float:
         """Tokens a second."""
@@ -196,33 +198,19 @@ def measured(found: dict[str, Apart], work: str, every: Rows, repetitions: int) 
     for name, engine in found.items():
         tried = {size: engine.call("rate", work, rows, size, 1) for size in sizes for _ in range(2)}  # the second pass counts
         best[name] = max(tried, key=lambda size: tried[size])
-    rates: dict[str, list[float]] = {name: [] for name in found}
-    for repetition in range(repetitions):
-        for name, engine in found.items():
-            rates[name].append(engine.call("rate", work, rows, best[name], 2 + repetition))
-    return {
-        name: {
-            "batch": best[name],
-            "tokens/s": round(statistics.median(values)),
-            "least": round(min(values)),
-            "most": round(max(values)),
-        }
-        for name, values in rates.items()
-    }
+    rates = in_turn(found, repetitions, lambda name, n: found[name].call("rate", work, rows, best[name], 2 + n))
+    return {name: {"batch": best[name], **summary(values, "tokens/s")} for name, values in rates.items()}
 
 
-def lines(work: str, found: dict[str, dict[str, Any]]) -> list[str]:
-    reference = max(values["tokens/s"] for name, values in found.items() if name.startswith("Hugging Face"))
+def with_ratios(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The same, with ratios to Hugging Face's better and to CTranslate2 float32."""
+    best = max(values["tokens/s"] for name, values in found.items() if name.startswith("Hugging Face"))
     other = found["CTranslate2 float32"]["tokens/s"]
-    rows = [
-        f"\n{work}",
-        "| engine | batch | tokens/s, median | least to most | × Hugging Face's best | × CTranslate2 float32 |",
-    ]
-    rows.append("|---|---|---|---|---|---|")
-    for name, one in found.items():
-        ratios = f"{one['tokens/s'] / reference:.2f} | {one['tokens/s'] / other:.2f}"
-        rows.append(f"| {name} | {one['batch']} | {one['tokens/s']:,} | {one['least']:,} to {one['most']:,} | {ratios} |")
-    return rows
+    ratios = {"× Hugging Face's best": best, "× CTranslate2 float32": other}
+    return {
+        name: {**one, **{against: round(one["tokens/s"] / rate, 2) for against, rate in ratios.items()}}
+        for name, one in found.items()
+    }
 
 
 def main() -> None:
@@ -248,7 +236,7 @@ def main() -> None:
         results = {}
         for work in options.works:
             results[work] = measured(found, work, rows, options.repetitions)
-            print("\n".join(lines(work, results[work])), flush=True)
+            print(f"\n{work}\n{table(with_ratios(results[work]))}", flush=True)
         for engine in found.values():
             engine.close()
     record = {"model": options.model, "threads": options.threads, "equal": shares, "works": results, "torch": torch.__version__}

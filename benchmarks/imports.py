@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from tables_of import table
+from figures import table
 
 from guerdon.data.files import write_atomically
 
@@ -59,7 +59,7 @@ def main() -> None:
         }
         for name, median in medians.items()
     }
-    print(table(found, tuple(found["torch"]), "import"))
+    print(table(found, "import"))
     write_atomically(options.output, [json.dumps(found, indent=1).encode(), b"\n"])
 
 

@@ -6,7 +6,8 @@ TRL trains decoders alone, so that the models are not the same: both have 10.4 m
 vocabulary and the same prompts, and write 32 tokens for each of 8 outputs of 32 prompts. TRL's is a Llama of width 256 with
 eight layers; guerdon's a Transformer of the same width with four layers before and five after. The reward is trivial: what
 it costs is no part of this. Each lives in a process of its own and makes some steps in turn, of which the first two are
-not counted. Both hold no anchor (TRL by its default), draw at temperature 1, and make one update from a rollout.
+not counted. Neither holds an anchor (TRL by its default; guerdon scans it nevertheless, for its log), both draw at
+temperature 1 and make one update from a rollout.
 """
 
 from __future__ import annotations
@@ -14,15 +15,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from apart import Apart
+from apart import Apart, in_turn
+from figures import summary, table
 from peers.trl_grpo import Peer
-from tables_of import table
 
 import guerdon
 from guerdon.data.files import write_atomically
@@ -34,6 +34,7 @@ from guerdon.models.precision import Precision
 from guerdon.models.transformer import Transformer
 from guerdon.rewards.function import FunctionReward
 from guerdon.training.estimators import Estimator
+from guerdon.training.holding import KlOptions
 from guerdon.training.progress import Silent
 from guerdon.training.trainee import LoopOptions
 
@@ -57,7 +58,7 @@ class Native:
         self.examples = [guerdon.Example(text) for text in texts]
         self.config = guerdon.ReinforceConfig(
             steps=steps + UNCOUNTED, sources_per_step=SOURCES, samples_per_source=COPIES, limit=LengthLimit(absolute=LENGTH),
-            estimator=estimator, precision=precision, rollout_precision=precision,
+            estimator=estimator, precision=precision, rollout_precision=precision, kl=KlOptions(coefficient=0.0),
             loop=LoopOptions(validate_every=10_000, checkpoint_every=10_000, criterion="reward", higher_is_better=True),
         )  # fmt: skip
 
@@ -94,25 +95,18 @@ def main() -> None:
         "TRL GRPO, float32": Apart(Peer, *given, False, SIZES, threads=options.threads),
         "TRL GRPO, bfloat16": Apart(Peer, *given, True, SIZES, threads=options.threads),
     }
-    rates: dict[str, list[float]] = {name: [] for name in every}
-    shares: dict[str, dict[str, float]] = {}
-    for repetition in range(options.repetitions):
-        for name, engine in every.items():
-            rate, shares[name] = engine.call("rate", repetition)
-            rates[name].append(rate)
+    answers = in_turn(every, options.repetitions, lambda name, repetition: every[name].call("rate", repetition))
     found = {
         name: {
             "parameters": every[name].call("parameters"),
-            "outputs/s": round(statistics.median(values), 1),
-            "least": round(min(values), 1),
-            "most": round(max(values), 1),
-            "parts": ", ".join(f"{part} {share:.0%}" for part, share in shares[name].items()),
+            **summary([rate for rate, _ in own], "outputs/s", 1),
+            "parts": ", ".join(f"{part} {share:.0%}" for part, share in own[-1][1].items()),
         }
-        for name, values in rates.items()
+        for name, own in answers.items()
     }
     for engine in every.values():
         engine.close()
-    print(table(found, ("parameters", "outputs/s", "least", "most", "parts")))
+    print(table(found))
     own, other = (max(found[name]["outputs/s"] for name in found if name.startswith(who)) for who in ("guerdon", "TRL"))
     print(f"guerdon's better, × TRL's better: {own / other:.2f}")
     record = {"engines": found, "ratio": own / other, "threads": options.threads, "torch": torch.__version__}

@@ -15,13 +15,12 @@ import argparse
 import importlib.util
 import json
 import os
-import statistics
 import time
 from pathlib import Path
 
 import torch
-from apart import Apart
-from tables_of import table
+from apart import Apart, in_turn
+from figures import summary, table
 
 import guerdon
 from guerdon.data.files import write_atomically
@@ -86,31 +85,29 @@ def main() -> None:
         "sentence-transformers": Apart(Peer, threads=options.threads),
     }
     examples = guerdon.read_examples(options.records).examples
-    rates: dict[str, list[float]] = {name: [] for name in every}
-    scores: dict[str, list[float]] = {name: [] for name in every}
-    for repetition in range(options.repetitions):
+
+    def ask(name: str, repetition: int) -> Scored:
         chosen = [examples[(repetition * options.sources + i) % len(examples)] for i in range(options.sources)]
         # a mark of the repetition, so that no text comes twice
         references = [[f"{text} ({repetition})" for text in one.references] for one in chosen]
         outputs = [f"{one.references[i % len(one.references)]} {i}, {repetition}" for one in chosen for i in range(COPIES)]
-        for name, engine in every.items():
-            rate, found = engine.call("score", outputs, references)
-            rates[name].append(rate)
-            scores[name] += found
+        found: Scored = every[name].call("score", outputs, references)
+        return found
+
+    answers = in_turn(every, options.repetitions, ask)
     for engine in every.values():
         engine.close()
-    plain = torch.tensor(scores["sentence-transformers"])
+    scores = {name: torch.tensor([score for _, scores in own for score in scores]) for name, own in answers.items()}
+    plain = scores["sentence-transformers"]
     results = {
         name: {
-            "texts/s": round(statistics.median(rates[name])),
-            "least": round(min(rates[name])),
-            "most": round(max(rates[name])),
-            "difference, deviation": round(float((torch.tensor(scores[name]) - plain).std()), 5),
-            "difference, most": round(float((torch.tensor(scores[name]) - plain).abs().max()), 5),
+            **summary([rate for rate, _ in own], "texts/s"),
+            "difference, deviation": round(float((scores[name] - plain).std()), 5),
+            "difference, most": round(float((scores[name] - plain).abs().max()), 5),
         }
-        for name in every
+        for name, own in answers.items()
     }
-    print(table(results, tuple(results["guerdon float32"])))
+    print(table(results))
     ratio = max(results[name]["texts/s"] for name in results if name.startswith("guerdon"))
     ratio /= results["sentence-transformers"]["texts/s"]
     print(f"guerdon's better, × sentence-transformers: {ratio:.2f}; the scores' own deviation is {float(plain.std()):.3f}")

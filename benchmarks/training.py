@@ -16,13 +16,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
-from apart import Apart
-from tables_of import table
+from apart import Apart, in_turn
+from figures import summary, table
 from training_engines import Native, PlainMarian, PlainTransformer, Setting, Trainer
 
 from guerdon.data.files import write_atomically
@@ -71,24 +70,13 @@ def main() -> None:
         options.threads,
     )  # fmt: skip
     every = engines(setting)
-    rates: dict[str, list[float]] = {name: [] for name in every}
-    fill: dict[str, float] = {}
-    for repetition in range(options.repetitions):
-        for name, engine in every.items():
-            rate, fill[name] = engine.call("rate", repetition)
-            rates[name].append(rate)
+    answers = in_turn(every, options.repetitions, lambda name, repetition: every[name].call("rate", repetition))
     for engine in every.values():
         engine.close()
     found = {
-        name: {
-            "tokens/s": round(statistics.median(values)),
-            "least": round(min(values)),
-            "most": round(max(values)),
-            "fill": round(fill[name], 3),
-        }
-        for name, values in rates.items()
+        name: {**summary([rate for rate, _ in own], "tokens/s"), "fill": round(own[-1][1], 3)} for name, own in answers.items()
     }
-    print(table(found, ("tokens/s", "least", "most", "fill")))
+    print(table(found))
     against = ratios(found)
     print("\n".join(f"guerdon's better, × {name}: {ratio:.2f}" for name, ratio in against.items()))
     record = {"size": options.size, "engines": found, "ratios": against, "threads": options.threads, "torch": torch.__version__}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ class Trainer:
         }  # fmt: skip
 
 
-class Plain:
+class Plain(ABC):
     """A loop of one's own: batches of tokens, cross-entropy of all positions, AdamW. What computes logits is a subclass's."""
 
     def __init__(self, setting: Setting, half: bool) -> None:
@@ -156,11 +157,13 @@ class Plain:
         self.model = self.made()
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=RATE, betas=(0.9, 0.98), fused=True)
 
+    @abstractmethod
     def made(self) -> nn.Module:
-        raise NotImplementedError
+        """The model, with random weights."""
 
+    @abstractmethod
     def logits(self, sources: Padded, given: Tensor, mask: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The logits of every target position."""
 
     def rate(self, repetition: int) -> tuple[float, float]:
         """As `Native.rate`."""

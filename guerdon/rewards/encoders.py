@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import queue
@@ -108,7 +109,7 @@ class SentenceEncoder:
 
     def _in_threads(self, groups: Sequence[Sequence[str]], count: int, each: int) -> list[Tensor]:
         """The vectors of each group, in ``count`` threads that compute with so many each."""
-        self._twins += [self._packed_twin() for _ in range(count - 1 - len(self._twins))]
+        self._twins += [_twin(self._loaded) for _ in range(count - 1 - len(self._twins))]
         free = queue.SimpleQueue[Any]()
         for model in [self._loaded, *self._twins[: count - 1]]:
             free.put(model)
@@ -139,12 +140,9 @@ class SentenceEncoder:
     def _ready(self) -> Any:
         loaded = _load(self.model, self.device)
         self._packed = can_pack(next(loaded.parameters()))
-        return self._packed_twin(loaded) if self._packed else loaded
-
-    @torch.no_grad()
-    def _packed_twin(self, loaded: Any = None) -> Any:
-        """The model with packed layers; another one for each thread, since a tokenizer does not serve two at once."""
-        (packed,) = pack([loaded or _load(self.model, self.device)], "bfloat16" if self.bf16 else "float32")
+        if not self._packed:
+            return loaded
+        (packed,) = pack([loaded], "bfloat16" if self.bf16 else "float32")
         for module in packed.modules():
             _fuse_activation(module)
         return packed
@@ -219,6 +217,17 @@ class FunctionEncoder:
         """What the function gives, without its gradient, float32 on the CPU."""
         with torch.no_grad():
             return torch.as_tensor(self.function(texts)).float().cpu()
+
+
+def _twin(model: Any) -> Any:
+    """A copy for another thread, since a tokenizer does not serve two at once; all weights are shared."""
+    held = [
+        value
+        for module in model.modules()
+        for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values())
+        if isinstance(value, Tensor)
+    ]
+    return copy.deepcopy(model, {id(value): value for value in held})
 
 
 def _fuse_activation(module: torch.nn.Module) -> None:

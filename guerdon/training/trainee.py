@@ -31,8 +31,8 @@ class LoopOptions:
         average_best: the final weights are the mean of the best so many validated ones, or the best one's where that
             validates better; 0 takes the last step's.
         max_skipped: steps in a row that may be skipped because of a non-finite loss or gradient.
-        recompute: whether the layers' activations are computed again in the backward pass instead of kept: less memory for
-            about a third more time, and the same gradients. For guerdon's own Transformer.
+        recompute: whether the layers' activations are computed again in the backward pass instead of kept: less memory, for
+            one more forward pass, and the same gradients. For guerdon's own Transformer.
     """
 
     validate_every: int = 500
