@@ -34,6 +34,9 @@ _LETTER, _LATIN = regex.compile(r"\p{L}"), regex.compile(r"\p{Latin}")
 class Encoder(Protocol):
     """Turns texts into vectors.
 
+    It may also have ``encode_each(groups)``, which does what `encode` does for each of several groups of texts by itself;
+    without it they are encoded one after the other.
+
     Attributes:
         frozen: True when a text's vector never changes, so that it may be kept.
     """

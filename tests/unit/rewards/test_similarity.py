@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,9 @@ def test_references_that_are_forgotten_are_embedded_again(encoder: SentenceEncod
     references = [[TEXTS[0], TEXTS[1]], [TEXTS[2]], [TEXTS[3], "", TEXTS[3]], [TEXTS[0], TEXTS[1]], [" "]]
     outputs = TEXTS[: len(references)]
     assert small([""] * 5, outputs, references).tolist() == large([""] * 5, outputs, references).tolist()
+    small([""], outputs[:1], [[TEXTS[1]]])
+    pushing = [[TEXTS[4], TEXTS[5]], [TEXTS[1]]]  # the first pushes the second out, which is known when the call begins
+    assert small([""] * 2, outputs[:2], pushing).tolist() == large([""] * 2, outputs[:2], pushing).tolist()
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -213,7 +217,11 @@ def test_texts_dealt_out_to_threads_have_the_vectors_of_the_library(bf16: bool) 
         torch.set_num_threads(3)
         dealt = made.encode(texts)
         assert len(made._twins) == 2, "a thread each"
+        tokenizers = [model.tokenizer for model in [made._loaded, *made._twins]]
+        assert len({id(one) for one in tokenizers} | {id(one._tokenizer) for one in tokenizers}) == 6, "none serves two threads"
         assert torch.get_num_threads() == 3, "as before"
+        with ThreadPoolExecutor(1) as another:
+            assert another.submit(torch.get_num_threads).result() == 3, "a thread that begins afterwards computes as before"
         again = pickle.loads(pickle.dumps(made)).encode(texts)
     finally:
         torch.set_num_threads(threads)
