@@ -33,9 +33,10 @@ def parts(options: argparse.Namespace) -> dict[str, list[str]]:
     train = str(data / "multi30k" / "train.jsonl")
     return {
         "imports": [],
-        "decoding": [str(model), str(data / "multi30k" / "val.jsonl"), *_repeated(options)],
+        "decoding": [str(model), str(data / "multi30k" / "val.jsonl"), "--field", "reference", *_repeated(options)],
         "training": [str(model), train, *_repeated(options)],
         "reinforcing": [str(model), train, *_repeated(options)],
+        "scaling": [train, *_repeated(options)],
         "similarity": [str(data / "e2e" / "dev.jsonl"), *_repeated(options)],
     }
 

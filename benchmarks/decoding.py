@@ -1,12 +1,13 @@
 """How fast guerdon, Hugging Face's ``generate`` and CTranslate2 write, with the same weights, for the same sources.
 
-    python benchmarks/decoding.py runs/multi30k/finetune sources.jsonl --output decoding.json
-    python benchmarks/decoding.py runs/multi30k/finetune sources.jsonl --works greedy samples --repetitions 9
+    python benchmarks/decoding.py runs/multi30k/finetune ../shared/data/multi30k/val.jsonl --field reference
+    python benchmarks/decoding.py runs/e2e/finetune ../shared/data/e2e/dev.jsonl --works greedy samples --repetitions 9
 
 The model is exported to both peers by `guerdon.models`. Each engine lives in a process of its own. Greedy outputs of all in
 float32 are compared first: speeds of models that write other texts would compare nothing. Then each work is done in turn by
 each engine, as often as asked, and the median and the spread of its tokens a second are printed, with ratios of medians to the
-better Hugging Face and to CTranslate2 float32.
+better Hugging Face and to CTranslate2 float32. Models of recipes/multi30k.yaml and of benchmarks/base_model.yaml read German,
+which Multi30k's files call ``reference``.
 
 Tokens are those of outputs, end tokens included; encoding of sources counts as time, texts and their ids do not. Greedy and
 beam search stop where the model does; samples too, so that the engines' samples differ in length a little, and their tokens a
@@ -33,6 +34,7 @@ import guerdon
 from guerdon.data.draws import row_keys
 from guerdon.data.files import write_atomically
 from guerdon.data.padded import Padded
+from guerdon.data.records import FieldMap
 from guerdon.decoding import BeamOptions, SamplingOptions, beam_search, greedy, sample, workers
 from guerdon.models.as_huggingface import as_huggingface
 from guerdon.models.precision import Precision
@@ -183,11 +185,16 @@ def engines(model: str, rows: Rows, place: Path, threads: int) -> dict[str, Apar
     }
 
 
-def compared(found: dict[str, Apart], rows: Rows) -> dict[str, float]:
-    """The share of greedy outputs that are guerdon's in float32, token for token."""
+def compared(found: dict[str, Apart], rows: Rows) -> tuple[dict[str, float], dict[str, float]]:
+    """The share of greedy outputs that are guerdon's in float32, token for token; and how long those of guerdon are.
+
+    Outputs that run to the limit are those of a model that has not learned to end: speeds would be of no use that anyone has.
+    """
     outputs = {name: engine.call("outputs", rows) for name, engine in found.items()}
     wanted = outputs["guerdon float32"]
-    return {name: sum(a == b for a, b in zip(own, wanted, strict=True)) / len(rows) for name, own in outputs.items()}
+    equal = {name: sum(a == b for a, b in zip(own, wanted, strict=True)) / len(rows) for name, own in outputs.items()}
+    lengths = [len(one) for one in wanted]
+    return equal, {"mean": sum(lengths) / len(rows), "cut off": sum(length == LIMIT for length in lengths) / len(rows)}
 
 
 def measured(found: dict[str, Apart], work: str, every: Rows, repetitions: int) -> dict[str, dict[str, Any]]:
@@ -217,6 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a folder of a model that transformers has a kind for")
     parser.add_argument("records")
+    parser.add_argument("--field", default="source", help="the records' field that holds the sources")
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument(
@@ -226,20 +234,25 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as place:
-        texts = [example.source for example in guerdon.read_examples(options.records).examples][:256]
+        examples = guerdon.read_examples(options.records, FieldMap(source=options.field)).examples
+        texts = [example.source for example in examples][:256]
         rows = guerdon.load(options.model).encode_sources(texts)
         found = engines(options.model, rows, Path(place), options.threads)
-        shares = compared(found, rows)
+        shares, lengths = compared(found, rows)
         print(
             "greedy outputs equal to guerdon's in float32:", ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
         )
+        print(f"they have {lengths['mean']:.1f} tokens; {lengths['cut off']:.1%} are cut off at {LIMIT}")
         results = {}
         for work in options.works:
             results[work] = measured(found, work, rows, options.repetitions)
             print(f"\n{work}\n{table(with_ratios(results[work]))}", flush=True)
         for engine in found.values():
             engine.close()
-    record = {"model": options.model, "threads": options.threads, "equal": shares, "works": results, "torch": torch.__version__}
+    record = {
+        "model": options.model, "threads": options.threads, "equal": shares, "lengths": lengths, "works": results,
+        "torch": torch.__version__,
+    }  # fmt: skip
     write_atomically(options.output, [json.dumps(record, indent=1).encode(), b"\n"])
 
 

@@ -89,9 +89,7 @@ def _axes(across: Axis, up: Axis, unit: str, xs: Sequence[float]) -> Iterator[st
     yield f'<text transform="translate(18 {(TOP + base) / 2}) rotate(-90)" text-anchor="middle">seconds a step</text>'
 
 
-def _curve(
-    points: Sequence[dict[str, Any]], work: str, fit: dict[str, float], across: Axis, up: Axis
-) -> Iterator[str]:
+def _curve(points: Sequence[dict[str, Any]], work: str, fit: dict[str, float], across: Axis, up: Axis) -> Iterator[str]:
     """The medians with whiskers from least to most; the fitted power as a line through those that it was fitted to."""
     colour = COLOURS[work]
     fitted = [point["x"] for point in points if "apart" not in point]

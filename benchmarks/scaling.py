@@ -286,7 +286,7 @@ def main() -> None:
             gc.collect()  # the models of a sweep, before the next one's
             shown.say("\n".join(told(found[quantity])))
     setting = {"base": asdict(base), "precision": options.precision, "threads": options.threads, "torch": torch.__version__}
-    write_atomically(options.output, [json.dumps({**setting, "sweeps": found}, indent=1).encode(), b"\n"])
+    write_atomically(options.output, [json.dumps({**setting, "sweeps": found}, indent=1, allow_nan=False).encode(), b"\n"])
     write_atomically(options.output.with_suffix(".svg"), [picture(list(found.values())).encode(), b"\n"])
 
 
