@@ -240,7 +240,11 @@ def record(quantity: str, sweep: Sweep, points: list[Point], passes: list[Any]) 
             for work, own in taken.items()
         }
         row = {"x": point.x(quantity), "shape": asdict(point.shape), "parameters": point.parameters, "works": each}
-        rows.append(row if at in fitted else {**row, "apart": f"{point.shape.layers} + {point.shape.layers} layers"})
+        rows.append(
+            row
+            if at in fitted
+            else {**row, "apart": f"{point.shape.layers} + {point.shape.layers} layers of width {point.shape.width}"}
+        )
     fits = {}
     for work in sweep.works:
         times = np.array([[one[at][work] for at in fitted] for one in passes])
