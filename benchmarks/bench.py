@@ -4,7 +4,8 @@
 
 The model is that of ``guerdon run recipes/multi30k.yaml`` (German to English). Each part can be run by itself; see there
 for what it measures. What is written: a JSON file of each part, ``bench.json`` with the machine, the versions and all parts,
-and ``bench.svg``. Nothing else should run on the machine meanwhile: rates are compared within a part, never between runs.
+``bench.svg``, and ``scaling.svg`` of the part `scaling`. Nothing else should run on the machine meanwhile: rates are compared
+within a part, never between runs.
 """
 
 from __future__ import annotations
