@@ -41,10 +41,11 @@ class _LogProbAndEntropy(torch.autograd.Function):
         dtype = torch.promote_types(logits.dtype, torch.float32)
         log_prob, entropy, total = (logits.new_empty(len(ids), dtype=dtype) for _ in range(3))
         for rows in _portions(logits):
-            log_probs, total[rows] = _normalised(logits[rows], temperature, dtype)
-            log_prob[rows] = log_probs.gather(-1, ids[rows, None])[:, 0]
-            log_probs.clamp_(min=LEAST)
-            entropy[rows] = -(log_probs.exp().mul_(log_probs)).sum(-1)
+            wide = _divided(logits[rows], temperature, dtype)
+            chances = torch.softmax(wide, -1)
+            total[rows] = wide.amax(-1) - chances.amax(-1).log_()  # logsumexp takes a second exponential
+            log_prob[rows] = wide.gather(-1, ids[rows, None])[:, 0] - total[rows]
+            entropy[rows] = total[rows] - chances.mul_(wide.clamp_(min=LEAST)).sum(-1)
         ctx.save_for_backward(logits, ids, total, entropy)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)
@@ -58,21 +59,22 @@ class _LogProbAndEntropy(torch.autograd.Function):
             return None, None, None
         gradient = torch.empty_like(logits)
         for rows in _portions(logits):
-            log_probs = (logits[rows].to(total.dtype) / ctx.temperature).sub_(total[rows, None])
-            slope = torch.zeros_like(log_probs)
-            chances = log_probs.exp()
+            wide = _divided(logits[rows], ctx.temperature, total.dtype)
+            chances = torch.softmax(wide, -1)
+            factor = torch.zeros_like(total[rows])[:, None]
             if of_log_prob is not None:
-                weight = of_log_prob[rows, None]
-                slope.addcmul_(chances, weight, value=-1.0).scatter_add_(-1, ids[rows, None], weight)
+                factor = factor - of_log_prob[rows, None]
             if of_entropy is not None:
-                surprise = log_probs.clamp_(min=LEAST).add_(entropy[rows, None])
-                slope.addcmul_(chances.mul_(surprise), of_entropy[rows, None], value=-1.0)
-            gradient[rows] = slope.div_(ctx.temperature)
+                surprise = wide.clamp_(min=LEAST).sub_((total - entropy)[rows, None])
+                factor = surprise.mul_(-of_entropy[rows, None]).add_(factor)
+            slope = chances.mul_(factor)
+            if of_log_prob is not None:
+                slope.scatter_add_(-1, ids[rows, None], of_log_prob[rows, None])
+            gradient[rows] = slope if ctx.temperature == 1.0 else slope.div_(ctx.temperature)
         return gradient, None, None
 
 
-def _normalised(logits: Tensor, temperature: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """log softmax(logits / temperature), a tensor of its own, and what was taken off, [rows]."""
-    scaled = logits.to(dtype) / temperature
-    total = scaled.logsumexp(-1)
-    return scaled.sub_(total[:, None]), total
+def _divided(logits: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
+    """logits / temperature, a tensor of its own."""
+    wide = logits.to(dtype, copy=True)
+    return wide if temperature == 1.0 else wide.div_(temperature)
