@@ -137,11 +137,14 @@ class Transformer(nn.Module):
 
     def hidden_and_logits(self, sources: Padded, targets: Padded, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `guerdon.models.policy.Policy.hidden_and_logits`."""
+        hidden = self.hidden(sources, targets, rows)
+        return hidden, self._project(hidden)
+
+    def hidden(self, sources: Padded, targets: Padded, rows: Tensor | None = None) -> Tensor:
+        """The first half of `hidden_and_logits`: logits are its product with ``output_weight``, -inf where not ``allowed``."""
         filled = Filled.of(targets)
         hidden = self._decode(*self.encode(sources), targets, rows, filled)
-        if filled is None:
-            hidden = hidden[targets.mask]
-        return hidden, self._project(hidden)
+        return hidden if filled is not None else hidden[targets.mask]
 
     def evaluate(
         self,
@@ -184,14 +187,14 @@ class Transformer(nn.Module):
 
     def _parts(self, precision: Precision) -> Parts:
         """What a decode computes with: packed layers where that is possible, else the model's own."""
-        if can_pack(self._output_weight):
+        if can_pack(self.output_weight):
             return kept(self, (precision, self.training), lambda: self._packed(precision))
         return Parts(cast("list[EncoderLayer]", list(self.encoder)), self._decoder_layers, self._project, precision)
 
     def _packed(self, precision: Precision) -> Parts:
         encoder = cast("list[EncoderLayer]", pack(list(self.encoder), precision))
         decoder = cast("list[DecoderLayer]", pack(list(self.decoder), precision))
-        return Parts(encoder, decoder, PackedLinear(self._output_weight, self.disallowed_bias, precision), "float32")
+        return Parts(encoder, decoder, PackedLinear(self.output_weight, self.disallowed_bias, precision), "float32")
 
     # --- ends
 
@@ -216,11 +219,12 @@ class Transformer(nn.Module):
         return self.get_buffer("rotation")[first : first + length] if self.options.positions == "rotary" else None
 
     @property
-    def _output_weight(self) -> Tensor:
+    def output_weight(self) -> Tensor:
+        """[vocabulary, width]: what hidden states are multiplied by."""
         return self.embedding.weight if self.options.tied_embeddings else self.output.weight
 
     def _project(self, hidden: Tensor) -> Tensor:
-        return functional.linear(hidden, self._output_weight, self.disallowed_bias)
+        return functional.linear(hidden, self.output_weight, self.disallowed_bias)
 
     def describe(self) -> dict[str, object]:
         """The options as plain values, for ``config.json``."""

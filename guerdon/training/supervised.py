@@ -16,8 +16,10 @@ from guerdon.data.batches import Batch, BatchOptions, batches, plan_batches
 from guerdon.data.padded import Padded
 from guerdon.errors import ConfigurationError
 from guerdon.generator import Generator
+from guerdon.models.policy import Policy
 from guerdon.models.precision import Precision, autocast, check_precision
-from guerdon.objectives.likelihood import label_smoothed_nll
+from guerdon.models.transformer import Transformer
+from guerdon.objectives.likelihood import LikelihoodSums, label_smoothed_nll, linear_label_smoothed_nll
 from guerdon.training.schedule import OptimiserOptions
 from guerdon.training.trainee import LoopOptions, PlainTrainee
 
@@ -177,8 +179,7 @@ class Supervised(PlainTrainee):
         device = self.generator.device
         sources, targets = batch.sources.to(device), batch.targets.to(device)
         with autocast(device, self._options.precision):
-            logits = self.model.logits(sources, targets)
-        sums = label_smoothed_nll(logits, targets, smoothing)
+            sums = smoothed_nll(self.generator.policy, sources, targets, smoothing)
         return sums.loss, float(sums.nll)
 
     def _validation_nll(self) -> float:
@@ -192,6 +193,15 @@ class Supervised(PlainTrainee):
                 nll += self._sums(Batch(tuple(rows), sources, targets), 0.0)[1]
                 tokens += targets.tokens()
         return nll / tokens
+
+
+def smoothed_nll(policy: Policy, sources: Padded, targets: Padded, smoothing: float) -> LikelihoodSums:
+    """What ``policy`` makes of the targets, see `guerdon.objectives.likelihood.label_smoothed_nll`."""
+    if isinstance(policy, Transformer):
+        return linear_label_smoothed_nll(
+            policy.hidden(sources, targets), policy.output_weight, policy.allowed, targets, smoothing
+        )
+    return label_smoothed_nll(policy.logits(sources, targets), targets, smoothing)
 
 
 def _cut(batch: Batch, parts: int) -> Iterator[Batch]:
