@@ -92,10 +92,10 @@ class _SmoothedNll(torch.autograd.Function):
         """The two sums; rows of ``logits`` and of ``ids`` [tokens] belong together."""
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         shut = _disallowed(logits) if logits.device.type == "cpu" else None
-        sums = _sums(logits, ids, smoothing, shut, gradient)
+        loss, nll = _sums(logits, ids, smoothing, shut, gradient)
         ctx.save_for_backward(gradient)
-        ctx.mark_non_differentiable(sums[1])
-        return sums[0], sums[1]
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
 
     @staticmethod
     def backward(ctx: Any, loss_slope: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
@@ -108,9 +108,7 @@ class _LinearSmoothedNll(torch.autograd.Function):
     """The same of logits that are a product, with the gradients of its factors."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, shut: Tensor, ids: Tensor, smoothing: float
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, shut: Tensor, ids: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
         """The two sums; rows of ``hidden`` and of ``ids`` [tokens] belong together."""
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -139,8 +137,8 @@ class _LinearSmoothedNll(torch.autograd.Function):
         return of_hidden * loss_slope.to(of_hidden.dtype), of_weight * loss_slope.to(of_weight.dtype), None, None, None
 
 
-def _sums(logits: Tensor, ids: Tensor, smoothing: float, shut: Tensor | None, gradient: Tensor | None) -> Tensor:
-    """The loss and the plain negative log-likelihood, [2]; writes into ``gradient``, which may be the logits' own memory.
+def _sums(logits: Tensor, ids: Tensor, smoothing: float, shut: Tensor | None, gradient: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The loss and the plain negative log-likelihood; writes into ``gradient``, which may be the logits' own memory.
 
     softmax(logits) - q' is the gradient, and most of what it takes is at hand when the loss is. Rows are taken in portions that
     stay in the cache, so that no float32 tensor of [tokens, vocabulary] is kept beside the gradient.
@@ -160,7 +158,7 @@ def _sums(logits: Tensor, ids: Tensor, smoothing: float, shut: Tensor | None, gr
             loss = loss + smoothing * (chosen - _smooth(wide, slope, shut, smoothing)).sum()
         if gradient is not None:
             gradient[rows] = slope.scatter_add_(-1, chosen_ids, torch.full_like(chosen, smoothing - 1.0))
-    return torch.stack([loss, nll])
+    return loss, nll
 
 
 def _disallowed(logits: Tensor) -> Tensor:

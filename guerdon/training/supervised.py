@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from guerdon.errors import ConfigurationError
 from guerdon.generator import Generator
 from guerdon.models.policy import Policy
 from guerdon.models.precision import Precision, autocast, check_precision
+from guerdon.models.together import deal, together
 from guerdon.models.transformer import Transformer
 from guerdon.objectives.likelihood import LikelihoodSums, label_smoothed_nll, linear_label_smoothed_nll
 from guerdon.training.schedule import OptimiserOptions
@@ -176,11 +178,18 @@ class Supervised(PlainTrainee):
         return epoch, self._batch
 
     def _sums(self, batch: Batch, smoothing: float) -> tuple[Tensor, float]:
+        """The smoothed and the plain negative log-likelihood of the batch."""
         device = self.generator.device
         sources, targets = batch.sources.to(device), batch.targets.to(device)
-        with autocast(device, self._options.precision):
-            sums = smoothed_nll(self.generator.policy, sources, targets, smoothing)
-        return sums.loss, float(sums.nll)
+
+        def of_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+            with autocast(device, self._options.precision):
+                sums = smoothed_nll(self.generator.policy, sources.select(rows), targets.select(rows), smoothing)
+            return sums.loss, sums.nll
+
+        shares = deal(self.model, targets.lengths)
+        losses, nlls = zip(*together(self.model, [partial(of_rows, rows) for rows in shares]), strict=True)
+        return torch.stack(losses).sum(), float(torch.stack(nlls).sum())
 
     def _validation_nll(self) -> float:
         pairs = self._validation
