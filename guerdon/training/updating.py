@@ -141,7 +141,9 @@ class Updating:
         return loss
 
 
-def _dealt(module: nn.Module | Policy, policy: Policy, part: MicroBatch, look: Callable[[MicroBatch], list[Tensor]]) -> Sequence[Tensor]:
+def _dealt(
+    module: nn.Module | Policy, policy: Policy, part: MicroBatch, look: Callable[[MicroBatch], list[Tensor]]
+) -> Sequence[Tensor]:
     """What ``look`` says of some sample groups, each tensor [part, length]; each core looks at some of the groups."""
     shares = part.deal(policy)
     if len(shares) == 1:
