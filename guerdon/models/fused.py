@@ -1,4 +1,4 @@
-"""Log-probability of a token and entropy of its distribution, straight from logits, with a gradient of its own.
+"""From hidden states to logits, and from these to log-probability and entropy, with gradients of their own.
 
 Rows are taken in portions that stay in the cache, and only logits are kept for the backward pass: no float32 tensor of
 [tokens, vocabulary] is made, where the plain way makes six and keeps four.
@@ -10,9 +10,35 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 _CPU_ROWS, _GPU_ROWS = 64, 8192  # logits worked on at once: what a cache holds, and what a launch is worth
 LEAST = -1e30  # a log-probability that is finite, and whose exponential is 0
+
+
+def project(hidden: Tensor, weight: Tensor, disallowed: Tensor) -> Tensor:
+    """The logits ``hidden @ weight.T``, -inf in the columns ``disallowed`` (int64), [..., vocabulary].
+
+    A bias of -inf would say the same; torch first writes it to every row, and then adds the product to it.
+    """
+    logits = functional.linear(hidden, weight)
+    if not logits.requires_grad:
+        return logits.index_fill_(-1, disallowed, -torch.inf)
+    filled: Tensor = _Disallow.apply(logits, disallowed)  # type: ignore[no-untyped-call]
+    return filled
+
+
+class _Disallow(torch.autograd.Function):
+    """As for a bias of -inf, the gradient passes as it is: whatever reads logits has none for a token of probability 0."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, disallowed: Tensor) -> Tensor:
+        ctx.mark_dirty(logits)
+        return logits.index_fill_(-1, disallowed, -torch.inf)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 
 def log_prob_and_entropy(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:

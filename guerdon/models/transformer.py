@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from guerdon.data.padded import Padded
@@ -21,6 +20,7 @@ from guerdon.models.cache import Layout, SelfCache
 from guerdon.models.dropout import Dropout
 from guerdon.models.evaluation import evaluate_logits
 from guerdon.models.filled import Filled
+from guerdon.models.fused import project
 from guerdon.models.layers import DecoderLayer, EncoderLayer, Memory
 from guerdon.models.options import END_ID, MASK_ID, PAD_ID, START_ID, TransformerOptions
 from guerdon.models.packed import PackedLinear, can_pack, kept, pack
@@ -42,6 +42,7 @@ class Transformer(nn.Module):
     parallel = True
     recompute = False
     allowed: Tensor
+    disallowed: Tensor
     disallowed_bias: Tensor
 
     def __init__(self, options: TransformerOptions) -> None:
@@ -65,6 +66,7 @@ class Transformer(nn.Module):
         self.register_buffer("allowed", allowed, persistent=False)
         bias = torch.zeros(options.vocabulary_size).masked_fill(~allowed, -torch.inf)
         self.register_buffer("disallowed_bias", bias, persistent=False)
+        self.register_buffer("disallowed", (~allowed).nonzero()[:, 0], persistent=False)
         self.apply(self._initialise)
 
     def _add_positions(self) -> None:
@@ -224,7 +226,7 @@ class Transformer(nn.Module):
         return self.embedding.weight if self.options.tied_embeddings else self.output.weight
 
     def _project(self, hidden: Tensor) -> Tensor:
-        return functional.linear(hidden, self.output_weight, self.disallowed_bias)
+        return project(hidden, self.output_weight, self.disallowed)
 
     def describe(self) -> dict[str, object]:
         """The options as plain values, for ``config.json``."""

@@ -65,7 +65,9 @@ class Updating:
         return Seen(found["anchor_log_prob"], found["kl"] if exact else None, value)
 
     def _of_anchor(self, part: MicroBatch) -> list[Tensor]:
-        logits = self.anchor.logits(part.sources, part.targets, part.of_source)
+        # what a coefficient of 0 only measures may be as coarse as the gradient
+        with autocast(self.device, "float32" if self.config.kl.coefficient else self.config.precision):
+            logits = self.anchor.logits(part.sources, part.targets, part.of_source)
         return [target_log_prob(logits, part.targets, self.config.temperature)]
 
     def _evaluate(self, part: MicroBatch, anchor: Policy | None) -> Evaluation:
