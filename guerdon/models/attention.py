@@ -26,8 +26,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
     if causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
+    if mask is not None:  # added: filling by truth values takes several times as long, and again in the backward pass
+        scores = scores + torch.zeros(mask.shape, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
     return torch.matmul(torch.softmax(scores, dim=-1).to(value.dtype), value)
 
 

@@ -1,4 +1,4 @@
-"""Log-probability of a token and entropy of its distribution, straight from logits, with a gradient of its own.
+"""From hidden states to logits, and from these to log-probability and entropy, with gradients of their own.
 
 Rows are taken in portions that stay in the cache, and only logits are kept for the backward pass: no float32 tensor of
 [tokens, vocabulary] is made, where the plain way makes six and keeps four.
@@ -10,9 +10,35 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 _CPU_ROWS, _GPU_ROWS = 64, 8192  # logits worked on at once: what a cache holds, and what a launch is worth
 LEAST = -1e30  # a log-probability that is finite, and whose exponential is 0
+
+
+def project(hidden: Tensor, weight: Tensor, disallowed: Tensor) -> Tensor:
+    """The logits ``hidden @ weight.T``, -inf in the columns ``disallowed`` (int64), [..., vocabulary].
+
+    A bias of -inf would say the same; torch first writes it to every row, and then adds the product to it.
+    """
+    logits = functional.linear(hidden, weight)
+    if not logits.requires_grad:
+        return logits.index_fill_(-1, disallowed, -torch.inf)
+    filled: Tensor = _Disallow.apply(logits, disallowed)  # type: ignore[no-untyped-call]
+    return filled
+
+
+class _Disallow(torch.autograd.Function):
+    """As for a bias of -inf, the gradient passes as it is: whatever reads logits has none for a token of probability 0."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, disallowed: Tensor) -> Tensor:
+        ctx.mark_dirty(logits)
+        return logits.index_fill_(-1, disallowed, -torch.inf)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 
 def log_prob_and_entropy(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -41,10 +67,11 @@ class _LogProbAndEntropy(torch.autograd.Function):
         dtype = torch.promote_types(logits.dtype, torch.float32)
         log_prob, entropy, total = (logits.new_empty(len(ids), dtype=dtype) for _ in range(3))
         for rows in _portions(logits):
-            log_probs, total[rows] = _normalised(logits[rows], temperature, dtype)
-            log_prob[rows] = log_probs.gather(-1, ids[rows, None])[:, 0]
-            log_probs.clamp_(min=LEAST)
-            entropy[rows] = -(log_probs.exp().mul_(log_probs)).sum(-1)
+            wide = _divided(logits[rows], temperature, dtype)
+            chances = torch.softmax(wide, -1)
+            total[rows] = wide.amax(-1) - chances.amax(-1).log_()  # logsumexp takes a second exponential
+            log_prob[rows] = wide.gather(-1, ids[rows, None])[:, 0] - total[rows]
+            entropy[rows] = total[rows] - chances.mul_(wide.clamp_(min=LEAST)).sum(-1)
         ctx.save_for_backward(logits, ids, total, entropy)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)
@@ -58,21 +85,22 @@ class _LogProbAndEntropy(torch.autograd.Function):
             return None, None, None
         gradient = torch.empty_like(logits)
         for rows in _portions(logits):
-            log_probs = (logits[rows].to(total.dtype) / ctx.temperature).sub_(total[rows, None])
-            slope = torch.zeros_like(log_probs)
-            chances = log_probs.exp()
+            wide = _divided(logits[rows], ctx.temperature, total.dtype)
+            chances = torch.softmax(wide, -1)
+            factor = torch.zeros_like(total[rows])[:, None]
             if of_log_prob is not None:
-                weight = of_log_prob[rows, None]
-                slope.addcmul_(chances, weight, value=-1.0).scatter_add_(-1, ids[rows, None], weight)
+                factor = factor - of_log_prob[rows, None]
             if of_entropy is not None:
-                surprise = log_probs.clamp_(min=LEAST).add_(entropy[rows, None])
-                slope.addcmul_(chances.mul_(surprise), of_entropy[rows, None], value=-1.0)
-            gradient[rows] = slope.div_(ctx.temperature)
+                surprise = wide.clamp_(min=LEAST).sub_((total - entropy)[rows, None])
+                factor = surprise.mul_(-of_entropy[rows, None]).add_(factor)
+            slope = chances.mul_(factor)
+            if of_log_prob is not None:
+                slope.scatter_add_(-1, ids[rows, None], of_log_prob[rows, None])
+            gradient[rows] = slope if ctx.temperature == 1.0 else slope.div_(ctx.temperature)
         return gradient, None, None
 
 
-def _normalised(logits: Tensor, temperature: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """log softmax(logits / temperature), a tensor of its own, and what was taken off, [rows]."""
-    scaled = logits.to(dtype) / temperature
-    total = scaled.logsumexp(-1)
-    return scaled.sub_(total[:, None]), total
+def _divided(logits: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
+    """logits / temperature, a tensor of its own."""
+    wide = logits.to(dtype, copy=True)
+    return wide if temperature == 1.0 else wide.div_(temperature)

@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from guerdon.data.padded import Padded
@@ -21,6 +20,7 @@ from guerdon.models.cache import Layout, SelfCache
 from guerdon.models.dropout import Dropout
 from guerdon.models.evaluation import evaluate_logits
 from guerdon.models.filled import Filled
+from guerdon.models.fused import project
 from guerdon.models.layers import DecoderLayer, EncoderLayer, Memory
 from guerdon.models.options import END_ID, MASK_ID, PAD_ID, START_ID, TransformerOptions
 from guerdon.models.packed import PackedLinear, can_pack, kept, pack
@@ -42,6 +42,7 @@ class Transformer(nn.Module):
     parallel = True
     recompute = False
     allowed: Tensor
+    disallowed: Tensor
     disallowed_bias: Tensor
 
     def __init__(self, options: TransformerOptions) -> None:
@@ -65,6 +66,7 @@ class Transformer(nn.Module):
         self.register_buffer("allowed", allowed, persistent=False)
         bias = torch.zeros(options.vocabulary_size).masked_fill(~allowed, -torch.inf)
         self.register_buffer("disallowed_bias", bias, persistent=False)
+        self.register_buffer("disallowed", (~allowed).nonzero()[:, 0], persistent=False)
         self.apply(self._initialise)
 
     def _add_positions(self) -> None:
@@ -137,11 +139,14 @@ class Transformer(nn.Module):
 
     def hidden_and_logits(self, sources: Padded, targets: Padded, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `guerdon.models.policy.Policy.hidden_and_logits`."""
+        hidden = self.hidden(sources, targets, rows)
+        return hidden, self._project(hidden)
+
+    def hidden(self, sources: Padded, targets: Padded, rows: Tensor | None = None) -> Tensor:
+        """The first half of `hidden_and_logits`: logits are its product with ``output_weight``, -inf where not ``allowed``."""
         filled = Filled.of(targets)
         hidden = self._decode(*self.encode(sources), targets, rows, filled)
-        if filled is None:
-            hidden = hidden[targets.mask]
-        return hidden, self._project(hidden)
+        return hidden if filled is not None else hidden[targets.mask]
 
     def evaluate(
         self,
@@ -184,14 +189,14 @@ class Transformer(nn.Module):
 
     def _parts(self, precision: Precision) -> Parts:
         """What a decode computes with: packed layers where that is possible, else the model's own."""
-        if can_pack(self._output_weight):
+        if can_pack(self.output_weight):
             return kept(self, (precision, self.training), lambda: self._packed(precision))
         return Parts(cast("list[EncoderLayer]", list(self.encoder)), self._decoder_layers, self._project, precision)
 
     def _packed(self, precision: Precision) -> Parts:
         encoder = cast("list[EncoderLayer]", pack(list(self.encoder), precision))
         decoder = cast("list[DecoderLayer]", pack(list(self.decoder), precision))
-        return Parts(encoder, decoder, PackedLinear(self._output_weight, self.disallowed_bias, precision), "float32")
+        return Parts(encoder, decoder, PackedLinear(self.output_weight, self.disallowed_bias, precision), "float32")
 
     # --- ends
 
@@ -216,11 +221,12 @@ class Transformer(nn.Module):
         return self.get_buffer("rotation")[first : first + length] if self.options.positions == "rotary" else None
 
     @property
-    def _output_weight(self) -> Tensor:
+    def output_weight(self) -> Tensor:
+        """[vocabulary, width]: what hidden states are multiplied by."""
         return self.embedding.weight if self.options.tied_embeddings else self.output.weight
 
     def _project(self, hidden: Tensor) -> Tensor:
-        return functional.linear(hidden, self._output_weight, self.disallowed_bias)
+        return project(hidden, self.output_weight, self.disallowed)
 
     def describe(self) -> dict[str, object]:
         """The options as plain values, for ``config.json``."""

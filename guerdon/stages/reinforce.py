@@ -21,7 +21,6 @@ from guerdon.errors import DataError
 from guerdon.generator import Generator
 from guerdon.models.precision import autocast
 from guerdon.objectives.divergence import kl_estimate, sequence_kl
-from guerdon.objectives.likelihood import label_smoothed_nll
 from guerdon.rewards.base import Reward
 from guerdon.rewards.shaping import check_shaping, judge_prefixes
 from guerdon.training.around import surroundings
@@ -33,7 +32,7 @@ from guerdon.training.progress import Progressing
 from guerdon.training.reinforcement import ReinforceConfig
 from guerdon.training.rollouts import Prompts, Rollout, draw, greedy_texts
 from guerdon.training.signals import Further, Seen, Signals, Targets
-from guerdon.training.supervised import Validate
+from guerdon.training.supervised import Validate, smoothed_nll
 from guerdon.training.tally import Tally
 from guerdon.training.updating import Updating
 from guerdon.training.usage import Usage
@@ -146,8 +145,8 @@ class Reinforce:
         texts = [references[int(drawn.integers(len(references)))] for references in chosen]
         targets = Padded.from_lists(self.generator.encode_targets(texts), self.generator.policy.pad_id, self.generator.device)
         with autocast(self.generator.device, self.config.precision):
-            logits = self.generator.policy.logits(self.prompts.padded(numbers, self.generator), targets)
-        return self.config.mle_weight * label_smoothed_nll(logits, targets).loss / targets.tokens()
+            sums = smoothed_nll(self.generator.policy, self.prompts.padded(numbers, self.generator), targets, 0.0)
+        return self.config.mle_weight * sums.loss / targets.tokens()
 
     # --- what the loop asks
 

@@ -51,7 +51,8 @@ class ReinforceConfig:
         micro_batch_tokens: padded positions of a micro-batch; changes speed and memory only.
         precision: of the gradient's pass.
         rollout_precision: of the pass that draws outputs. In bfloat16 the policy that draws is a coarser one than the one
-            that is trained: ``mismatch`` in the metrics says by how much. The anchor's is always float32.
+            that is trained: ``mismatch`` in the metrics says by how much. The anchor's is float32 wherever it acts, and the
+            gradient's where the KL is only measured (a coefficient of 0).
         monitors: what is watched for while it trains.
         optimiser, loop: see there.
     """

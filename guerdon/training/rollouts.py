@@ -13,7 +13,9 @@ from guerdon.data.padded import Padded
 from guerdon.data.records import Example
 from guerdon.decoding import LengthLimit, Samples, SamplingOptions, greedy, sample
 from guerdon.generator import Generator
+from guerdon.models.policy import Policy
 from guerdon.models.precision import Precision
+from guerdon.models.together import deal
 from guerdon.rewards.base import Judged
 
 
@@ -94,6 +96,16 @@ class MicroBatch:
     sources: Padded
     targets: Padded
     of_source: Tensor
+
+    def deal(self, policy: Policy) -> list[Tensor]:
+        """Whole sample groups for each core, see `guerdon.models.together.deal`: the places of their rows, int64."""
+        lengths = torch.zeros_like(self.sources.lengths).scatter_add(0, self.of_source, self.targets.lengths)
+        return [torch.isin(self.of_source, share).nonzero()[:, 0] for share in deal(policy, lengths)]
+
+    def select(self, places: Tensor) -> MicroBatch:
+        """The rows that stand there, and their sources."""
+        groups, of_source = self.of_source[places].unique(return_inverse=True)
+        return MicroBatch(self.rows[places], self.sources.select(groups), self.targets.select(places), of_source)
 
 
 def draw(

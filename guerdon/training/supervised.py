@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,8 +17,11 @@ from guerdon.data.batches import Batch, BatchOptions, batches, plan_batches
 from guerdon.data.padded import Padded
 from guerdon.errors import ConfigurationError
 from guerdon.generator import Generator
+from guerdon.models.policy import Policy
 from guerdon.models.precision import Precision, autocast, check_precision
-from guerdon.objectives.likelihood import label_smoothed_nll
+from guerdon.models.together import deal, together
+from guerdon.models.transformer import Transformer
+from guerdon.objectives.likelihood import LikelihoodSums, label_smoothed_nll, linear_label_smoothed_nll
 from guerdon.training.schedule import OptimiserOptions
 from guerdon.training.trainee import LoopOptions, PlainTrainee
 
@@ -174,12 +178,18 @@ class Supervised(PlainTrainee):
         return epoch, self._batch
 
     def _sums(self, batch: Batch, smoothing: float) -> tuple[Tensor, float]:
+        """The smoothed and the plain negative log-likelihood of the batch."""
         device = self.generator.device
         sources, targets = batch.sources.to(device), batch.targets.to(device)
-        with autocast(device, self._options.precision):
-            logits = self.model.logits(sources, targets)
-        sums = label_smoothed_nll(logits, targets, smoothing)
-        return sums.loss, float(sums.nll)
+
+        def of_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+            with autocast(device, self._options.precision):
+                sums = smoothed_nll(self.generator.policy, sources.select(rows), targets.select(rows), smoothing)
+            return sums.loss, sums.nll
+
+        shares = deal(self.model, targets.lengths)
+        losses, nlls = zip(*together(self.model, [partial(of_rows, rows) for rows in shares]), strict=True)
+        return torch.stack(losses).sum(), float(torch.stack(nlls).sum())
 
     def _validation_nll(self) -> float:
         pairs = self._validation
@@ -192,6 +202,15 @@ class Supervised(PlainTrainee):
                 nll += self._sums(Batch(tuple(rows), sources, targets), 0.0)[1]
                 tokens += targets.tokens()
         return nll / tokens
+
+
+def smoothed_nll(policy: Policy, sources: Padded, targets: Padded, smoothing: float) -> LikelihoodSums:
+    """What ``policy`` makes of the targets, see `guerdon.objectives.likelihood.label_smoothed_nll`."""
+    if isinstance(policy, Transformer):
+        return linear_label_smoothed_nll(
+            policy.hidden(sources, targets), policy.output_weight, policy.allowed, targets, smoothing
+        )
+    return label_smoothed_nll(policy.logits(sources, targets), targets, smoothing)
 
 
 def _cut(batch: Batch, parts: int) -> Iterator[Batch]:

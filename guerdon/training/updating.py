@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from guerdon.models.actor import Actor, ValueHead
 from guerdon.models.evaluation import target_log_prob
 from guerdon.models.policy import Evaluation, Policy
 from guerdon.models.precision import autocast
+from guerdon.models.together import together
 from guerdon.objectives.divergence import kl_estimate
 from guerdon.objectives.minimum_risk import minimum_risk_loss
 from guerdon.objectives.policy_gradient import clipped_loss, entropy_loss, kl_loss, reinforce_loss
@@ -51,18 +56,33 @@ class Updating:
                 now = self._evaluate(part, self.anchor)
                 parts = {"anchor_log_prob": now.anchor_log_prob, "kl": now.kl, "value": now.value}
             else:
-                logits = self.anchor.logits(part.sources, part.targets, part.of_source)
-                parts = {"anchor_log_prob": target_log_prob(logits, part.targets, config.temperature)}
+                (anchor_log_prob,) = _dealt(self.anchor, self.anchor, part, self._of_anchor)
+                parts = {"anchor_log_prob": anchor_log_prob}
             for name, values in parts.items():
                 if values is not None:
                     found[name][part.rows, : values.shape[1]] = values.to(like.dtype)
         value = found["value"] if self.actor.value is not None else None
         return Seen(found["anchor_log_prob"], found["kl"] if exact else None, value)
 
+    def _of_anchor(self, part: MicroBatch) -> list[Tensor]:
+        # what a coefficient of 0 only measures may be as coarse as the gradient
+        with autocast(self.device, "float32" if self.config.kl.coefficient else self.config.precision):
+            logits = self.anchor.logits(part.sources, part.targets, part.of_source)
+        return [target_log_prob(logits, part.targets, self.config.temperature)]
+
     def _evaluate(self, part: MicroBatch, anchor: Policy | None) -> Evaluation:
-        config = self.config
-        with autocast(self.device, config.precision):
-            return self.actor.evaluate(part.sources, part.targets, anchor, config.temperature, part.of_source, config.top_p)
+        """What the actor says of some sample groups."""
+        config, names = self.config, ["log_prob", "entropy"]
+        names += ["kl", "anchor_log_prob"] if anchor is not None else []
+        names += ["value"] if self.actor.value is not None else []
+
+        def of_share(part: MicroBatch) -> list[Tensor]:
+            with autocast(self.device, config.precision):
+                seen = self.actor.evaluate(part.sources, part.targets, anchor, config.temperature, part.of_source, config.top_p)
+            return [getattr(seen, name) for name in names]
+
+        found = _dealt(self.actor, self.actor.policy, part, of_share)
+        return Evaluation(mask=part.targets.mask, **dict(zip(names, found, strict=True)))
 
     def loss(
         self, part: MicroBatch, targets: Targets, seen: Seen, tally: Tally, first: bool, held: float, bonus: float
@@ -121,3 +141,18 @@ class Updating:
         )
         tally.count_clipped(clipped)
         return loss
+
+
+def _dealt(
+    module: nn.Module | Policy, policy: Policy, part: MicroBatch, look: Callable[[MicroBatch], list[Tensor]]
+) -> Sequence[Tensor]:
+    """What ``look`` says of some sample groups, each tensor [part, length]; each core looks at some of the groups."""
+    shares = part.deal(policy)
+    if len(shares) == 1:
+        return look(part)
+    found = together(module, [partial(lambda places: look(part.select(places)), places) for places in shares])
+    width, order = part.targets.ids.shape[1], torch.cat(shares).argsort()
+    return [
+        torch.cat([functional.pad(values, (0, width - values.shape[1])) for values in each])[order]
+        for each in zip(*found, strict=True)
+    ]

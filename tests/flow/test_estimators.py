@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,17 @@ from guerdon.training.holding import EntropyController, EntropyOptions, KlOption
 from guerdon.training.reinforcement import ReinforceConfig
 from guerdon.training.schedule import OptimiserOptions
 from guerdon.training.trainee import LoopOptions
+
+
+@pytest.fixture(params=[1, 3], ids=["one thread", "rows dealt to three"])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is computed does not depend on who computes it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    monkeypatch.setattr("guerdon.models.together._LEAST", 4)
+    yield
+    torch.set_num_threads(before)
+
 
 WORDS = ("red", "blue", "pub", "cafe", "near", "river", "old", "cheap")
 EXAMPLES = [Example(f"{a} {b} {c}", [f"{c} {a}"]) for a in WORDS[:4] for b in WORDS[2:6] for c in WORDS[5:7]]
@@ -191,6 +202,7 @@ def risk_by_hand(outputs: list[Output], whole: list[float]) -> Tensor:
     return total / sets
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("estimator", GROUPS)
 @pytest.mark.parametrize("beta", [0.0, BETA])
 def test_the_first_gradient(estimator: str, beta: float) -> None:
@@ -202,6 +214,7 @@ def test_the_first_gradient(estimator: str, beta: float) -> None:
     assert float((found - wanted).norm() / wanted.norm()) < 1e-9
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("estimator", ["rloo", "reinforce", "ppo"])
 def test_shaping_by_prefix(estimator: str) -> None:
     """A token is paid what the reward rises from the prefix before it to the end, less the others' at the same position."""
@@ -224,6 +237,7 @@ def test_shaping_by_prefix(estimator: str) -> None:
     assert float((found - wanted).norm() / wanted.norm()) < 1e-9
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("kind", ["k2", "k3", "exact"])
 def test_the_kl_in_the_loss(kind: Any) -> None:
     made = trainee(config(estimator="rloo", kl=KlOptions(BETA, "loss", kind)))
@@ -249,6 +263,7 @@ def test_the_kl_in_the_loss(kind: Any) -> None:
     assert float((found - wanted).norm() / wanted.norm()) < 1e-9
 
 
+@pytest.mark.usefixtures("threads")
 def test_the_exact_kl_in_the_reward() -> None:
     made = trainee(config(estimator="rloo", kl=KlOptions(BETA, "reward", "exact")))
     found = first_gradient(made)
@@ -269,6 +284,7 @@ def test_the_exact_kl_in_the_reward() -> None:
     assert float((found - wanted).norm() / wanted.norm()) < 1e-9
 
 
+@pytest.mark.usefixtures("threads")
 def test_the_entropy_bonus_and_the_nucleus() -> None:
     """With top_p, probabilities are those of the nucleus that was drawn from, written out here by sorting."""
     made = trainee(config(estimator="rloo", top_p=0.7, entropy=EntropyOptions(0.5)))
@@ -296,6 +312,7 @@ def test_the_entropy_bonus_and_the_nucleus() -> None:
     assert float((found - wanted).norm() / wanted.norm()) < 1e-9
 
 
+@pytest.mark.usefixtures("threads")
 def test_the_second_update_weighs_by_clipped_ratios() -> None:
     made = trainee(config(estimator="rloo", updates_per_rollout=2, clip_low=0.05, clip_high=0.1))
     updates = made.updates(1)
@@ -322,6 +339,7 @@ def test_the_second_update_weighs_by_clipped_ratios() -> None:
     assert 0 < clipped == round(made.metrics()["clipped"] * tokens)
 
 
+@pytest.mark.usefixtures("threads")
 def test_the_value_head_learns_the_returns() -> None:
     made = trainee(
         config(estimator="ppo", value=ValueOptions(trace=1.0, weight=1.0, learning_rate_factor=1.0), kl=KlOptions(0.0))

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from guerdon.data.padded import Padded
 from guerdon.errors import ConfigurationError
-from guerdon.objectives.likelihood import label_smoothed_nll
+from guerdon.objectives.likelihood import label_smoothed_nll, linear_label_smoothed_nll
 
 TARGETS = Padded.from_lists([[3, 4, 2], [5, 2], [2]], pad=0)
 
@@ -131,3 +131,56 @@ def test_a_disallowed_target_does_not_pass_as_a_finite_loss(smoothing):
 def test_refuses_a_smoothing_that_is_no_share(smoothing):
     with pytest.raises(ConfigurationError, match="label smoothing"):
         label_smoothed_nll(random_logits(TARGETS), TARGETS, smoothing)
+
+
+def factors(tokens: int, vocabulary: int = 7, width: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    hidden, weight = (torch.randn(n, width, generator=generator, dtype=torch.float64) for n in (tokens, vocabulary))
+    return hidden.requires_grad_(), weight.requires_grad_()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("tokens", [6, 511, 512, 513, 1100])
+def test_of_a_product_equals_torch_on_the_allowed_columns(tokens: int, smoothing: float) -> None:
+    ids = torch.randint(1, 7, (tokens,), generator=torch.Generator().manual_seed(tokens))
+    ids[ids == 4] = 5
+    allowed = torch.tensor([False, True, True, True, False, True, True])
+    hidden, weight = factors(tokens)
+    sums = linear_label_smoothed_nll(hidden, weight, allowed, Padded.from_lists([[i] for i in ids.tolist()]), smoothing)
+    columns = torch.arange(7)[allowed]
+    kept = torch.searchsorted(columns, ids)
+    logits = (hidden @ weight.T)[:, columns]
+    expected = functional.cross_entropy(logits, kept, reduction="sum", label_smoothing=smoothing)
+    assert sums.loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert sums.nll.item() == pytest.approx(functional.cross_entropy(logits, kept, reduction="sum").item(), rel=1e-12)
+    assert sums.tokens == tokens
+    found = torch.autograd.grad(sums.loss / 3, [hidden, weight])
+    for mine, theirs in zip(found, torch.autograd.grad(expected / 3, [hidden, weight]), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_of_a_product_in_the_precision_of_the_autocast_around_it() -> None:
+    ids = torch.randint(7, (600,), generator=torch.Generator().manual_seed(0))
+    targets, allowed = Padded.from_lists([[i] for i in ids.tolist()]), torch.ones(7, dtype=torch.bool)
+    hidden, weight = (factor.detach().float().requires_grad_() for factor in factors(600))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = linear_label_smoothed_nll(hidden, weight, allowed, targets, 0.1)
+    rounded = hidden.bfloat16() @ weight.bfloat16().T
+    assert half.loss.dtype == torch.float32
+    assert half.loss.item() == pytest.approx(loop(rounded.double(), ids.tolist(), 0.1), rel=1e-5)
+    whole = linear_label_smoothed_nll(hidden, weight, allowed, targets, 0.1)
+    assert half.loss.item() != whole.loss.item()
+    for mine, theirs in zip(*(torch.autograd.grad(sums.loss, [hidden, weight]) for sums in (half, whole)), strict=True):
+        assert mine.dtype == torch.float32
+        assert ((mine - theirs).norm() / theirs.norm()).item() < 0.02
+
+
+def test_of_a_product_without_gradients_and_with_a_disallowed_target() -> None:
+    targets = Padded.from_lists([[3, 1]])
+    hidden, weight = factors(2)
+    allowed = torch.tensor([True, False, True, True, True, True, True])
+    with torch.no_grad():
+        assert not linear_label_smoothed_nll(hidden, weight, allowed, targets).loss.isfinite()
+        assert linear_label_smoothed_nll(hidden, weight, allowed | True, targets).loss.isfinite()
+    with pytest.raises(ConfigurationError, match="label smoothing"):
+        linear_label_smoothed_nll(hidden, weight, allowed, targets, 1.0)

@@ -195,3 +195,25 @@ def test_options_that_cannot_be_are_refused(options: dict, named: str) -> None:
     with pytest.raises(ConfigurationError, match=named) as caught:
         SupervisedOptions(**options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_threads_make_the_gradient_of_one_thread(smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guerdon.models.together._LEAST", 5)
+    options, threads = replace(OPTIONS, label_smoothing=smoothing), torch.get_num_threads()
+    one, loss = gradient(trainee(options), 1)
+    torch.set_num_threads(2)
+    try:
+        made = trainee(options)
+        other, other_loss = gradient(made, 1)
+    finally:
+        torch.set_num_threads(threads)
+    assert (one - other).norm() / one.norm() < 1e-12
+    assert other_loss == pytest.approx(loss, rel=1e-12)
+    assert made.metrics() == pytest.approx(trainee_metrics(options), rel=1e-12)
+
+
+def trainee_metrics(options: SupervisedOptions) -> dict[str, float]:
+    made = trainee(options)
+    gradient(made, 1)
+    return dict(made.metrics())
