@@ -18,9 +18,12 @@ SPLITS = ("train", "val", "test_2016_flickr")
 def captions(folder: Path) -> dict[str, list[guerdon.Example]]:
     """English to German, by split; texts are tokens with single spaces between them."""
     english, german = Moses("en"), Moses("de")
-    rows = {split: [json.loads(line) for line in (folder / f"{split}.jsonl").read_text("utf-8").splitlines()] for split in SPLITS}
+    rows = {
+        split: [json.loads(line) for line in (folder / f"{split}.jsonl").read_text("utf-8").splitlines()] for split in SPLITS
+    }
     return {
-        split: [guerdon.Example(english(row["source"]), (german(row["reference"]),)) for row in own] for split, own in rows.items()
+        split: [guerdon.Example(english(row["source"]), (german(row["reference"]),)) for row in own]
+        for split, own in rows.items()
     }
 
 
