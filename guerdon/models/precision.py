@@ -12,9 +12,17 @@ from guerdon.errors import ConfigurationError
 Precision = Literal["float32", "bfloat16"]
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """bfloat16 matrix products with float32 weights and sums; nothing for float32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+def autocast(device: torch.device, precision: Precision, cached: bool = True) -> AbstractContextManager[Any]:
+    """bfloat16 matrix products with float32 weights and sums; nothing for float32.
+
+    Args:
+        device: where it is computed.
+        precision: of the products.
+        cached: whether a weight that is used twice is rounded once, and the gradients of both uses are added in bfloat16.
+            Where another thread computes at the same time it must be False: there is one cache for all threads, which any of
+            them empties, and the bits of the gradient would depend on when.
+    """
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=cached)
 
 
 def check_precision(precision: str) -> None:
