@@ -176,6 +176,7 @@ class _Work:
         self._stopped = False
         self._found: Drawn | None = None
         self._error: BaseException | None = None
+        self._done = threading.Event()
         # a daemon: after a second interrupt, the process need not wait for a reward that does not answer
         arguments = (torch.get_num_threads(),)
         self._thread = threading.Thread(target=self._run, args=arguments, name=f"rollout of step {step}", daemon=True)
@@ -188,6 +189,8 @@ class _Work:
             self._found = self._do(self._lap)
         except BaseException as error:  # raised where it is waited for
             self._error = error
+        finally:
+            self._done.set()
 
     def _lap(self, part: str) -> None:
         now = time.perf_counter()
@@ -199,8 +202,8 @@ class _Work:
     def result(self) -> Drawn:
         """What was made; waits for it."""
         try:
-            self._thread.join()
-        except BaseException:
+            self._wait()
+        except BaseException:  # an interrupt
             self.stop()
             raise
         if self._error is not None:
@@ -211,6 +214,10 @@ class _Work:
     def stop(self) -> None:
         """Does no further part of it, and waits for the one that it is at."""
         self._stopped = True
+        self._wait()
+
+    def _wait(self) -> None:
+        self._done.wait()  # not ``join``, which takes a thread for ended once it was interrupted (Python 3.11)
         self._thread.join()
 
 
