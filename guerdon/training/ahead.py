@@ -10,10 +10,11 @@ exactly the gradient of
 
     L(θ) = Σ_t E[A(y)]  with  y_<t ~ μ,  y_t ~ p_θ,  y_>t ~ μ
 
-for advantages A that a sample owes to its rewards. Each token's choice is corrected; which prefixes the present policy reaches,
-and how it would go on, is not. At θ = μ, and for outputs of one token, ∇L is the gradient of the expected reward; elsewhere it
-differs from it in proportion to θ − μ, one update. (The product of all ratios of an output would be unbiased, with a variance
-that grows exponentially with its length.) The clip biases it further, towards smaller steps.
+for advantages A that are what an output earned, less any baseline that it does not choose itself. Each token's own choice is
+corrected; which prefixes the present policy reaches, and how it would go on, is not. At θ = μ, and for outputs of one token, ∇L
+is the gradient of the expected reward; elsewhere it differs from it in proportion to θ − μ, one update. (The product of all
+ratios of an output would be unbiased, with a variance that grows exponentially with its length.) The clip biases it further,
+towards smaller steps.
 
 What else is one update old: the k1, k2 or k3 penalty in the reward, which reads the probabilities that were drawn with, the KL
 that is logged and steers its controller, rewards and what follows them (moments, multipliers), and greedy outputs that serve

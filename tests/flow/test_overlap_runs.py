@@ -215,7 +215,7 @@ def test_a_model_of_hugging_face(make: Callable[[], Any], tmp_path: Path) -> Non
             raise RuntimeError("cut")
         return [float(output.count("g")) for output in outputs]
 
-    chosen = config(steps=8, sources_per_step=8, mle_weight=0.01)
+    chosen = config(steps=8, sources_per_step=8)
     with pytest.raises(RewardError):
         run(tmp_path / "cut", chosen, letter_g, huggingface(make))
     found = [run(tmp_path / name, chosen, letter_g, huggingface(make)) for name in ("cut", "whole")]
