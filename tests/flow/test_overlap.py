@@ -50,6 +50,21 @@ class Output:
         return beta * sum(float(p - q) for p, q in zip(self.then[t:], self.anchor[t:], strict=True))
 
 
+def outputs_of(made: Reinforce, before: Transformer) -> list[Output]:
+    assert made._rollout is not None
+    return [Output(made, before, row) for row in range(len(made._rollout.texts))]
+
+
+def drawn(made: Reinforce, policy: Transformer, step: int) -> list[list[int]]:
+    """What a policy draws for the sources of the step that was made last."""
+    assert made._rollout is not None
+    numbers = made._rollout.numbers
+    sources = made.prompts.padded(numbers[::COPIES], made.generator)
+    keys = row_keys(5, "rollout", step, numbers, torch.arange(COPIES).repeat(len(sources)))
+    limits = LengthLimit(absolute=LIMIT).of(sources, policy)
+    return sample(policy, sources, limits, SamplingOptions(), keys, COPIES).tokens.to_lists()
+
+
 def advantages(o: Output, outputs: list[Output], greedy: Sequence[float], estimator: str, beta: float) -> list[float]:
     """Of each token, by the estimator's own formula."""
     own, steps = o.reward - o.still_to_pay(beta), range(len(o.ids))
@@ -106,14 +121,8 @@ def test_a_step_by_hand(estimator: str, beta: float) -> None:
         move(made, 8, 0.02)
         assert list(updates) == []
         found = gradient(made, next(made.updates(2)))
-        rollout = made._rollout
-        assert rollout is not None
-        sources = made.prompts.padded(rollout.numbers[::COPIES], made.generator)
-        keys = row_keys(5, "rollout", 2, rollout.numbers, torch.arange(COPIES).repeat(len(sources)))
-        limits = LengthLimit(absolute=LIMIT).of(sources, before)
-        drawn = sample(before, sources, limits, SamplingOptions(), keys, COPIES)
-        assert rollout.samples.tokens.to_lists() == drawn.tokens.to_lists()
-        outputs, greedy = [Output(made, before, row) for row in range(len(rollout.texts))], greedy_rewards(made, before)
+        outputs, greedy = outputs_of(made, before), greedy_rewards(made, before)
+        assert [o.ids for o in outputs] == drawn(made, before, 2)
         total, clipped = torch.zeros((), dtype=torch.float64), 0
         for o in outputs:
             for now, then, a in zip(o.now, o.then, advantages(o, outputs, greedy, estimator, beta), strict=True):
@@ -127,6 +136,21 @@ def test_a_step_by_hand(estimator: str, beta: float) -> None:
     assert clipped > 0
 
 
+def test_outputs_are_one_update_old_at_every_step() -> None:
+    made = trainee(config(estimator="rloo"))
+    policies = []
+    with closing(made):
+        for step in range(1, 6):
+            policies.append(copy.deepcopy(made.generator.policy))
+            updates = made.updates(step)
+            list(next(updates))
+            move(made, step, 0.05)
+            assert list(updates) == []
+            assert made._rollout is not None
+            own = made._rollout.samples.tokens.to_lists()
+            assert [own == drawn(made, policy, step) for policy in policies].index(True) == max(0, step - 2)
+
+
 def test_the_metrics_say_how_far_off_it_is() -> None:
     made = trainee(config(estimator="rloo", updates_per_rollout=2))
     before = copy.deepcopy(made.generator.policy)
@@ -135,7 +159,7 @@ def test_the_metrics_say_how_far_off_it_is() -> None:
             for losses in made.updates(step):
                 list(losses)
                 move(made, 8, far / 2)
-        outputs = [Output(made, before, row) for row in range(made.config.sources_per_step * COPIES)]
+        outputs = outputs_of(made, before)
     gains = torch.tensor(
         [(now - then).item() for o in outputs for now, then in zip(o.now, o.then, strict=True)], dtype=torch.float64
     )
