@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -18,6 +19,7 @@ from guerdon.data.padded import Padded
 from guerdon.decoding import LengthLimit, SamplingOptions, sample
 from guerdon.errors import ConfigurationError
 from guerdon.models.transformer import Transformer
+from guerdon.rewards.function import FunctionReward
 from guerdon.stages.gradient_noise import gradient_noise
 from guerdon.stages.reinforce import Reinforce
 from guerdon.training.estimators import ValueOptions
@@ -82,8 +84,8 @@ def advantages(o: Output, outputs: list[Output], greedy: Sequence[float], estima
     return [own - baseline[estimator]] * len(o.ids)
 
 
-def greedy_rewards(made: Reinforce, policy: Transformer) -> list[float]:
-    """Found by steps."""
+def greedy_outputs(made: Reinforce, policy: Transformer) -> list[str]:
+    """Of the step that was made last; found by steps."""
     assert made._rollout is not None
     texts = []
     for number in dict.fromkeys(made._rollout.numbers):
@@ -94,7 +96,7 @@ def greedy_rewards(made: Reinforce, policy: Transformer) -> list[float]:
                 token = policy.step(state, token).argmax(-1)
                 ids.append(int(token))
         texts += made.generator.tokenizer.decode_batch([[i for i in ids if i != policy.end_id]])
-    return count_e([], texts)
+    return texts
 
 
 CHOSEN: dict[str, dict[str, Any]] = {
@@ -121,7 +123,7 @@ def test_a_step_by_hand(estimator: str, beta: float) -> None:
         move(made, 8, 0.02)
         assert list(updates) == []
         found = gradient(made, next(made.updates(2)))
-        outputs, greedy = outputs_of(made, before), greedy_rewards(made, before)
+        outputs, greedy = outputs_of(made, before), count_e([], greedy_outputs(made, before))
         assert [o.ids for o in outputs] == drawn(made, before, 2)
         total, clipped = torch.zeros((), dtype=torch.float64), 0
         for o in outputs:
@@ -149,6 +151,27 @@ def test_outputs_are_one_update_old_at_every_step() -> None:
             assert made._rollout is not None
             own = made._rollout.samples.tokens.to_lists()
             assert [own == drawn(made, policy, step) for policy in policies].index(True) == max(0, step - 2)
+
+
+def test_greedy_outputs_are_of_the_weights_that_drew() -> None:
+    """They are written only when the weights have moved far: the reward of the outputs does not answer before."""
+    moved, shown = threading.Event(), list[Sequence[str]]()
+
+    def gated(sources: Sequence[str], outputs: Sequence[str], references: Any) -> list[float]:
+        shown.append(outputs)
+        assert len(shown) < 3 or moved.wait(60)
+        return count_e(sources, outputs)
+
+    made = trainee(config(estimator="remax", steps=2), FunctionReward(gated, name="gated"))
+    before = copy.deepcopy(made.generator.policy)
+    with closing(made):
+        updates = made.updates(1)
+        list(next(updates))
+        move(made, 8, 0.3)
+        moved.set()
+        assert list(updates) == []
+        list(next(made.updates(2)))
+    assert shown[3] == greedy_outputs(made, before) != greedy_outputs(made, made.generator.policy)
 
 
 def test_the_metrics_say_how_far_off_it_is() -> None:
