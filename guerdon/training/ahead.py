@@ -4,9 +4,9 @@ They are drawn with the weights as they were before that update: from the second
 whatever takes how long (Noukhovitch et al. 2024, "Asynchronous RLHF", https://arxiv.org/abs/2410.18252; actors that lag by any
 number of updates: Espeholt et al. 2018, "IMPALA", https://arxiv.org/abs/1802.01561).
 
-What that does to the estimator: with μ the policy that drew, each token is weighed by ρ_t = p_θ(y_t | y_<t) / μ(y_t | y_<t),
-clipped, from the first update on (`guerdon.objectives.policy_gradient.clipped_loss`). Without the clip, its expectation is
-exactly the gradient of
+What that does to the estimator: with μ the policy that drew, each token is weighed by the ratio of its probabilities,
+``ρ_t = p_θ(y_t | y_<t) / μ(y_t | y_<t)``, clipped, from the first update on
+(`guerdon.objectives.policy_gradient.clipped_loss`). Without the clip, its expectation is exactly the gradient of ::
 
     L(θ) = Σ_t E[A(y)]  with  y_<t ~ μ,  y_t ~ p_θ,  y_>t ~ μ
 
