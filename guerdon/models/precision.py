@@ -13,8 +13,12 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """bfloat16 matrix products with float32 weights and sums; nothing for float32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+    """bfloat16 matrix products with float32 weights and sums; nothing for float32.
+
+    Without autocast's cache, in which a weight that is used twice is rounded once: there is one for all threads, which any of
+    them empties, so that the bits of a gradient would depend on when.
+    """
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)
 
 
 def check_precision(precision: str) -> None:

@@ -132,7 +132,7 @@ class GridRuns:
             self.progress.say(f"gradients of the start policy: {cell.label}")
             policy, base = self.start.open(self.recipe.decoding), self.base
             assert base.reward is not None, "a recipe with reinforcement and no reward is refused when it is read"
-            config, held = replace(reinforcement(cell), control="none"), base.judged_at_validation()
+            config, held = replace(reinforcement(cell), control="none", overlap=False), base.judged_at_validation()
             trainee = trainee_of(policy, base.reward, base.prompts(policy), config, held, seed=self.plan.seeds[0])
             found = gradient_noise(trainee, self.plan.gradients, WARMUP)
             about = {"samples": samples_per_step(cell), "seed": self.plan.seeds[0], **asdict(found)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +22,9 @@ from guerdon.errors import DataError
 from guerdon.generator import Generator
 from guerdon.models.precision import autocast
 from guerdon.objectives.divergence import kl_estimate, sequence_kl
-from guerdon.rewards.base import Reward
+from guerdon.rewards.base import Judgement, Reward
 from guerdon.rewards.shaping import check_shaping, judge_prefixes
+from guerdon.training.ahead import Ahead, Drawn, Lap
 from guerdon.training.around import surroundings
 from guerdon.training.checkpoint import add_weights
 from guerdon.training.holding import EntropyController, move_anchor
@@ -62,6 +64,7 @@ class Reinforce:
         self.model: nn.Module = generator.policy if actor.value is None and actor.anchor is None else actor
         self.signals, self.entropy = Signals(config, reward, seed), EntropyController(config.entropy)
         self.monitors = Monitors(config.monitors)
+        self.ahead = Ahead(generator, self._make) if config.overlap else None
         self._steps: Iterator[tuple[int, int, list[int]]] | None = None
         self._next = 0
         self._rollout: Rollout | None = None
@@ -81,39 +84,39 @@ class Reinforce:
         config, usage = self.config, Usage(self.generator.device)
         self.model.eval()  # no dropout: the gradient weighs the distribution that was drawn from
         move_anchor(config.kl, self.anchor, self.generator.policy, step)
-        numbers = self._sources(step)
-        rollout = self._rollout = self._draw(numbers, step)
-        usage.lap("rollout")
-        judged = self.prompts.judged(rollout.numbers, rollout.texts, rollout.samples.finished.tolist())
-        judgement = self.reward.judge(judged)
-        usage.lap("reward")
+        drawn = self.ahead.take(step) if self.ahead is not None else None
+        drawn = drawn or self._make(self.generator, step, self._sources(step), usage.lap)
+        rollout = self._rollout = drawn.rollout
+        references = self._references(step, drawn.numbers) if config.mle_weight else None
+        if self.ahead is not None and step < config.steps:
+            self.ahead.begin(step + 1, self._sources(step + 1))
         seen = self.updating.scan(rollout)
         mask = rollout.samples.tokens.mask
         divergence = sequence_kl(kl_estimate("k1", rollout.samples.log_prob, seen.anchor_log_prob), mask)
-        further = Further(
-            lambda: self._judge_greedy(numbers), lambda: judge_prefixes(self.reward, judged, self._prefixes(rollout))
-        )
-        targets = self.signals.targets(step, rollout, judgement, seen, further)
-        self._metrics = self.watch.rollout_metrics(rollout, judged, judgement, targets.advantages, divergence)
-        self._metrics |= self.signals.metrics(judgement, targets, rollout.groups.cpu(), step)
+        targets = self.signals.targets(step, rollout, drawn.judgement, seen, drawn.further)
+        self._metrics = self.watch.rollout_metrics(rollout, drawn.judged, drawn.judgement, targets.advantages, divergence)
+        self._metrics |= self.signals.metrics(drawn.judgement, targets, rollout.groups.cpu(), step)
         self._metrics["anchor_nll"] = -float(seen.anchor_log_prob.double().sum()) / rollout.samples.tokens.tokens()
-        tally = Tally(rollout.samples, config.updates_per_rollout)
+        tally = Tally(rollout.samples, config.updates_per_rollout, drawn.stale)
         for number in range(config.updates_per_rollout):
-            yield self._losses(step, number, numbers, rollout, targets, seen, tally)
+            yield self._losses(number == 0, drawn, references, targets, seen, tally)
         self._metrics |= {**tally.metrics(), "kl_coefficient": self.signals.kl.value, "entropy_coefficient": self.entropy.value}
         self.signals.kl.update(float(divergence.double().mean()), len(rollout.texts))
         self.entropy.update(self._metrics["entropy"])
         usage.lap("update")
+        if self.ahead is not None:
+            usage.meanwhile = self.ahead.wait()
+            usage.lap("waiting")
         self._usage = usage
 
     def _losses(
-        self, step: int, number: int, numbers: Sequence[int], rollout: Rollout, targets: Targets, seen: Seen, tally: Tally
+        self, first: bool, drawn: Drawn, references: Padded | None, targets: Targets, seen: Seen, tally: Tally
     ) -> Iterator[Tensor]:
         """The losses of one update. Targets were computed before the outputs are cut into micro-batches."""
-        for part in rollout.micro_batches(self.config.micro_batch_tokens):
-            yield self.updating.loss(part, targets, seen, tally, number == 0, self.signals.kl.value, self.entropy.value)
-        if self.config.mle_weight:
-            yield self._mle_loss(step, numbers)
+        for part in drawn.rollout.micro_batches(self.config.micro_batch_tokens):
+            yield self.updating.loss(part, targets, seen, tally, first, self.signals.kl.value, self.entropy.value)
+        if references is not None:
+            yield self._mle_loss(drawn.numbers, references)
 
     # --- the parts of a step
 
@@ -123,13 +126,24 @@ class Reinforce:
         self._next = step + 1
         return next(self._steps)[2]
 
-    def _draw(self, numbers: Sequence[int], step: int) -> Rollout:
+    def _make(self, generator: Generator, step: int, numbers: Sequence[int], lap: Lap) -> Drawn:
+        """Draws outputs and judges them: all of a step that uses the tokenizer and the reward, but for references."""
+        rollout = self._draw(generator, numbers, step)
+        lap("rollout")
+        judged = self.prompts.judged(rollout.numbers, rollout.texts, rollout.samples.finished.tolist())
+        judgement = self.reward.judge(judged)
+        greedy = self._judge_greedy(generator, numbers) if self.signals.reads_greedy else None
+        prefixes = judge_prefixes(self.reward, judged, self._prefixes(rollout)) if self.signals.reads_prefixes else None
+        lap("reward")
+        return Drawn(numbers, rollout, judged, judgement, Further(greedy, prefixes))
+
+    def _draw(self, generator: Generator, numbers: Sequence[int], step: int) -> Rollout:
         config = self.config
         copies, precision = config.samples_per_source, config.rollout_precision
-        return draw(self.generator, self.prompts, numbers, copies, config.sampling, config.limit, self.seed, step, precision)
+        return draw(generator, self.prompts, numbers, copies, config.sampling, config.limit, self.seed, step, precision)
 
-    def _judge_greedy(self, numbers: Sequence[int]) -> Any:
-        texts, finished = greedy_texts(self.generator, self.prompts, numbers, self.config.limit)
+    def _judge_greedy(self, generator: Generator, numbers: Sequence[int]) -> Judgement:
+        texts, finished = greedy_texts(generator, self.prompts, numbers, self.config.limit)
         return self.reward.judge(self.prompts.judged(numbers, texts, finished))
 
     def _prefixes(self, rollout: Rollout) -> list[list[str]]:
@@ -138,15 +152,18 @@ class Reinforce:
         texts = iter(self.generator.tokenizer.decode_batch([row[:t] for row in rows for t in range(len(row))]))
         return [[next(texts) for _ in row] for row in rows]
 
-    def _mle_loss(self, step: int, numbers: Sequence[int]) -> Tensor:
-        """The negative log-likelihood per token of one reference of each source, drawn anew at each step."""
+    def _references(self, step: int, numbers: Sequence[int]) -> Padded:
+        """One reference of each source, drawn anew at each step."""
         drawn = random_generator(self.seed, "mle reference", step)
         chosen = [self.prompts.examples[i].references for i in numbers]
         texts = [references[int(drawn.integers(len(references)))] for references in chosen]
-        targets = Padded.from_lists(self.generator.encode_targets(texts), self.generator.policy.pad_id, self.generator.device)
+        return Padded.from_lists(self.generator.encode_targets(texts), self.generator.policy.pad_id, self.generator.device)
+
+    def _mle_loss(self, numbers: Sequence[int], references: Padded) -> Tensor:
+        """The negative log-likelihood per token of the references."""
         with autocast(self.generator.device, self.config.precision):
-            sums = smoothed_nll(self.generator.policy, self.prompts.padded(numbers, self.generator), targets, 0.0)
-        return self.config.mle_weight * sums.loss / targets.tokens()
+            sums = smoothed_nll(self.generator.policy, self.prompts.padded(numbers, self.generator), references, 0.0)
+        return self.config.mle_weight * sums.loss / references.tokens()
 
     # --- what the loop asks
 
@@ -182,14 +199,23 @@ class Reinforce:
         return [{"example": i, "source": self.prompts.examples[i].source, "output": text} for i, text in rows]
 
     def state(self) -> dict[str, Any]:
-        """See `Trainee`: moments, multipliers, coefficients, and what the monitors follow."""
-        return {**self.signals.state_dict(), "entropy": self.entropy.state_dict(), "monitors": self.monitors.state_dict()}
+        """See `Trainee`: moments, multipliers, coefficients, what the monitors follow, and outputs that were drawn ahead."""
+        ahead = {} if self.ahead is None else {"ahead": self.ahead.state_dict()}
+        kept = {"entropy": self.entropy.state_dict(), "monitors": self.monitors.state_dict()}
+        return {**self.signals.state_dict(), **kept, **ahead}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """See `Trainee`."""
         self.signals.load_state_dict(state)
         self.entropy.load_state_dict(state["entropy"])
         self.monitors.load_state_dict(state["monitors"])
+        if self.ahead is not None:
+            self.ahead.load_state_dict(state["ahead"], self.prompts, self.config.samples_per_source)
+
+    def close(self) -> None:
+        """Ends what goes on beside a step."""
+        if self.ahead is not None:
+            self.ahead.close()
 
 
 def reinforce(
@@ -222,7 +248,7 @@ def reinforce(
         TrainingError, CheckpointError: as `guerdon.training.loop.Loop.run`.
     """
     trainee = trainee_of(generator, reward, examples, config, validation, validate, seed)
-    with surroundings(folder, trainee.name, seed, progress, tensorboard) as around:
+    with surroundings(folder, trainee.name, seed, progress, tensorboard) as around, closing(trainee):
         return Loop(trainee, config.steps, config.loop, config.optimiser, around).run()
 
 

@@ -108,7 +108,7 @@ class Loop:
             self.usage.lap("validation")
             self.around.log.metrics(self.trainee.name, state.step, "final", state.final)
             self._checkpoint()
-        self.around.log.timing(self.trainee.name, event="usage", parts=dict(self.usage.seconds), peaks=self.usage.peaks)
+        self.around.log.timing(self.trainee.name, event="usage", parts=self.usage.row(), peaks=self.usage.peaks)
         if told := self.usage.sentence():
             self.around.progress.say(f"{self.trainee.name}: {told}")
         self.around.progress.end(f"({state.finished})")
@@ -155,9 +155,9 @@ class Loop:
         if parts is None:
             self.usage.lap("step")
         else:
-            self.usage.add(parts.seconds, parts.peaks)
+            self.usage.took(parts)
             self.usage.restart()
-        seconds = {} if parts is None else parts.seconds
+        seconds = {} if parts is None else parts.row()
         self.around.log.timing(self.trainee.name, step=step, seconds=time.perf_counter() - began, **seconds)
         shown = ("loss", "reward", "kl")
         self.around.progress.advance(step, {name: values[name] for name in shown if name in values})

@@ -45,6 +45,8 @@ class ReinforceConfig:
         kl: the hold on the anchor.
         entropy: a bonus for it.
         mle_weight: weight of the negative log-likelihood (per token) of one reference of each source, added to the loss.
+        overlap: whether the outputs of the next step are drawn and judged while the policy is updated, with the weights from
+            before the update; `guerdon.training.ahead` says what that does to the gradient.
         control: none, or a control that differs only in the reward: "shuffled" permutes the normalised rewards within
             each sample group (within the batch where a group has one sample), "constant" gives every sample +1 with no
             baseline and no normalisation.
@@ -78,6 +80,7 @@ class ReinforceConfig:
     kl: KlOptions = field(default_factory=KlOptions)
     entropy: EntropyOptions = field(default_factory=EntropyOptions)
     mle_weight: float = 0.0
+    overlap: bool = False
     control: Control = "none"
     micro_batch_tokens: int = 8192
     precision: Precision = "float32"
@@ -125,6 +128,25 @@ class ReinforceConfig:
                 cure="choose a horizon of several steps' samples",
             )
         _ = self.sampling
+        if self.overlap:
+            self._check_overlap()
+
+    def _check_overlap(self) -> None:
+        """Refuses what no ratio of a token's probabilities corrects."""
+        held = self.kl.coefficient > 0
+        sampled = self.kl.place == "loss" and self.kl.chosen_estimator != "exact"
+        for refused, what, cure in (
+            (self.estimator == "minimum_risk", "minimum_risk weighs sets of outputs, not tokens", "choose another estimator"),
+            (self.top_p < 1, "top_p below 1 leaves out tokens that the policy might draw one update later", "set top_p: 1"),
+            (held and sampled, f"{self.kl.estimator} in the loss reads tokens as though it had drawn them", "choose exact"),
+            (
+                held and self.kl.place == "reward" and self.kl.moves,
+                "the penalty would hold outputs of an earlier policy to an anchor that has moved on",
+                "put the KL in the loss, or keep the anchor fixed",
+            ),
+        ):
+            if refused:
+                raise ConfigurationError(what, where="reinforce.overlap", cure=f"{cure}, or leave overlap out")
 
     @property
     def sampling(self) -> SamplingOptions:

@@ -125,6 +125,12 @@ def draw(
     keys = row_keys(seed, "rollout", step, rows, torch.arange(copies).repeat(len(numbers)))
     limits = limit.of(sources, generator.policy)
     samples = sample(generator.policy, sources, limits, options, keys, copies, precision=precision)
+    return rollout_of(generator, sources, numbers, copies, samples)
+
+
+def rollout_of(generator: Generator, sources: Padded, numbers: Sequence[int], copies: int, samples: Samples) -> Rollout:
+    """What was drawn for the sources of the examples named, with its texts."""
+    rows = [number for number in numbers for _ in range(copies)]
     groups = torch.arange(len(numbers), device=sources.ids.device).repeat_interleave(copies)
     return Rollout(sources, rows, groups, samples, generator.tokenizer.decode_batch(samples.without_end()))
 

@@ -5,9 +5,8 @@ Axes: n outputs of one step, before they are cut into micro-batches; t their pos
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,6 +32,8 @@ from guerdon.rewards.weighting import Weighting
 from guerdon.training.estimators import GREEDY_ESTIMATORS, ValueOptions
 from guerdon.training.reinforcement import ReinforceConfig
 from guerdon.training.rollouts import Rollout
+
+_Given = TypeVar("_Given")
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,15 @@ class Targets:
 
 @dataclass(frozen=True)
 class Further:
-    """Further judgements, asked for where an estimator reads them.
+    """Further judgements; None where nothing reads them (`Signals.reads_greedy`, `Signals.reads_prefixes`).
 
     Attributes:
         greedy: of each source's greedy output, [g].
         prefixes: of the prefix before each token, output after output, as many as the outputs have tokens.
     """
 
-    greedy: Callable[[], Judgement]
-    prefixes: Callable[[], Judgement]
+    greedy: Judgement | None = None
+    prefixes: Judgement | None = None
 
 
 class Signals:
@@ -113,7 +114,7 @@ class Signals:
             distinct = distinct_rows(tokens.ids.cpu(), tokens.lengths.cpu(), kept, groups)
             sizes = torch.zeros(int(groups.max()) + 1, dtype=torch.long).index_add(0, groups, distinct.long())
             return Targets(group_mean(rewards, kept, groups), rewards, distinct, sets=int((sizes > 1).sum()))
-        greedy = self._greedy(step, further) if self._reads_greedy else None
+        greedy = self._greedy(step, further) if self.reads_greedy else None
         advantages = self._sequence_advantages(rewards, kept, groups, greedy)
         self.running_mean.update(rewards, kept)
         return Targets(advantages, rewards)
@@ -141,19 +142,25 @@ class Signals:
 
     @property
     def _by_token(self) -> bool:
-        shaped = self.config.shaping == "prefix" and self.config.control == "none"
-        return shaped or self.config.estimator in ("ppo", "remax")
+        return self.reads_prefixes or self.config.estimator in ("ppo", "remax")
 
     @property
-    def _reads_greedy(self) -> bool:
-        return self.config.estimator in GREEDY_ESTIMATORS or self.config.baseline == "self_critical"
+    def reads_prefixes(self) -> bool:
+        """Whether `targets` reads the judgement of prefixes."""
+        return self.config.shaping == "prefix" and self.config.control == "none"
+
+    @property
+    def reads_greedy(self) -> bool:
+        """Whether `targets` reads the judgement of greedy outputs."""
+        compared = self.config.estimator in GREEDY_ESTIMATORS or self.config.baseline == "self_critical"
+        return compared and self.config.control != "constant"
 
     def _token_targets(
         self, step: int, rollout: Rollout, rewards: Tensor, kept: Tensor, penalties: Tensor, seen: Seen, further: Further
     ) -> Targets:
         config, groups, mask = self.config, rollout.groups.cpu(), rollout.samples.tokens.mask.cpu()
         potentials = None
-        if config.shaping == "prefix" and config.control == "none":
+        if self.reads_prefixes:
             potentials = self._potentials(step, rollout, further)
         given = torch.where(mask & kept[:, None], _by_position(rewards, potentials, mask) - penalties, 0.0)
         trained = torch.where(kept, rewards - penalties.sum(1), 0.0)
@@ -173,7 +180,7 @@ class Signals:
 
     def _greedy(self, step: int, further: Further) -> Tensor:
         """The reward of each source's greedy output, on the scale of the samples' moments: [g]."""
-        judgement = self.weighting.weigh(further.greedy(), step)
+        judgement = self.weighting.weigh(_present(further.greedy), step)
         count = len(next(iter(judgement.parts.values())).scores)
         return self.normaliser.rescale(judgement, torch.arange(count)).double()
 
@@ -182,7 +189,7 @@ class Signals:
         tokens = rollout.samples.tokens
         mask = tokens.mask.cpu()
         of_token = rollout.groups.cpu().repeat_interleave(tokens.lengths.cpu())
-        found = self.normaliser.potentials(self.weighting.weigh(further.prefixes(), step), of_token)
+        found = self.normaliser.potentials(self.weighting.weigh(_present(further.prefixes), step), of_token)
         return torch.zeros(mask.shape, dtype=found.dtype).masked_scatter(mask, found)
 
     # --- what the log shows
@@ -247,6 +254,6 @@ def _masked(values: Tensor, counted: Tensor, mask: Tensor) -> Advantages:
     return Advantages(torch.where(counted[:, None] & mask, values, 0.0), counted)
 
 
-def _present(values: Tensor | None) -> Tensor:
-    assert values is not None, "the estimator ppo makes an actor with a value head"
-    return values
+def _present(given: _Given | None) -> _Given:
+    assert given is not None, "whoever makes it asks what is read: a value head for ppo, `reads_greedy`, `reads_prefixes`"
+    return given

@@ -15,22 +15,23 @@ class Tally:
     Args:
         samples: the outputs and their log-probabilities as they were drawn.
         updates: how many updates are made from them.
+        stale: whether an earlier policy drew them than the one that the first update begins with.
     """
 
-    def __init__(self, samples: Samples, updates: int) -> None:
-        self._samples, self._updates = samples, updates
+    def __init__(self, samples: Samples, updates: int, stale: bool = False) -> None:
+        self._samples, self._updates, self.stale = samples, updates, stale
         self._log_prob = torch.zeros_like(samples.log_prob)
         self._clipped = self._entropy = 0.0
         self._value: float | None = None
         self._tokens = 0
 
     def keep(self, rows: Tensor, log_prob: Tensor) -> None:
-        """The log-probabilities of some rows before the first update, [rows, length]: what later ratios divide by."""
+        """The log-probabilities of some rows before the first update, [rows, length]."""
         self._log_prob[rows, : log_prob.shape[1]] = log_prob.detach().to(self._log_prob.dtype)
 
     def drawn(self, rows: Tensor, width: int) -> Tensor:
-        """What `keep` was given."""
-        return self._log_prob[rows, :width]
+        """What ratios divide by: the log-probabilities that decoding drew stale outputs with, else what `keep` was given."""
+        return (self._samples.log_prob if self.stale else self._log_prob)[rows, :width]
 
     def count(self, seen: Evaluation) -> None:
         """A micro-batch of an update."""
@@ -49,15 +50,18 @@ class Tally:
         """Means over the tokens of all updates.
 
         ``mismatch`` is the mean difference, per token and without its sign, of the log-probabilities that decoding drew with
-        and those of training's first pass; ``mismatch_max`` the largest.
+        and those of training's first pass; ``mismatch_max`` the largest; ``ratio`` the mean ratio of their probabilities,
+        training's to decoding's. Without stale outputs all that is rounding.
         """
         mask = self._samples.tokens.mask
-        off = (self._samples.log_prob.double() - self._log_prob.double()).abs()[mask]
+        gained = (self._log_prob.double() - self._samples.log_prob.double())[mask]
+        off = gained.abs()
         tokens = max(1, self._tokens)
         return {
             "entropy": self._entropy / tokens,
             "clipped": self._clipped / tokens,
             "mismatch": float(off.mean()),
             "mismatch_max": float(off.max()),
+            "ratio": float(gained.exp().mean()),
             **({} if self._value is None else {"value_loss": self._value / self._updates}),
         }

@@ -133,7 +133,7 @@ class Updating:
         weights, samples = advantages.values.to(now.log_prob)[rows], max(1, advantages.samples)
         weights = weights[:, :width] if weights.ndim == 2 else weights
         average = config.estimator == "grpo" and config.control != "constant"
-        if first and not average:  # every ratio is 1: the gradient of the clipped surrogate is this one's
+        if first and not average and not tally.stale:  # every ratio is 1: the gradient of the clipped surrogate is this one's
             return reinforce_loss(now.log_prob, now.mask, weights, samples)
         drawn = tally.drawn(rows, width).to(now.log_prob)
         loss, clipped = clipped_loss(

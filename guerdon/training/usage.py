@@ -15,6 +15,8 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 class Usage:
     """Time and the most memory of each part of what is done, part by part.
 
+    ``seconds`` add up to the time taken; ``meanwhile`` has what another thread did beside these parts, in seconds of its own.
+
     Memory is what the process holds on the CPU, or what tensors hold on an accelerator. Where the system cannot forget its
     peak (it is asked to after each part), later parts show that of earlier ones too.
 
@@ -26,6 +28,7 @@ class Usage:
         self.device = device
         self.seconds: dict[str, float] = {}
         self.peaks: dict[str, int] = {}
+        self.meanwhile: dict[str, float] = {}
         self.restart()
 
     def restart(self) -> None:
@@ -45,13 +48,25 @@ class Usage:
         for part, peak in peaks.items():
             self.peaks[part] = max(self.peaks.get(part, 0), peak)
 
+    def took(self, other: Usage) -> None:
+        """All that another usage has measured."""
+        self.add(other.seconds, other.peaks)
+        for part, seconds in other.meanwhile.items():
+            self.meanwhile[part] = self.meanwhile.get(part, 0.0) + seconds
+
+    def row(self) -> dict[str, float]:
+        """The seconds of each part for a log; of what went on meanwhile as ``<part>_ahead``."""
+        return {**self.seconds, **{f"{part}_ahead": seconds for part, seconds in self.meanwhile.items()}}
+
     def sentence(self) -> str:
-        """For a person: the share of each part in the time, and the most memory."""
+        """For a person: the share of each part in the time, what went on meanwhile, and the most memory."""
         total = sum(self.seconds.values())
         if not total or not self.peaks:
             return ""
         shares = ", ".join(f"{part} {seconds / total:.0%}" for part, seconds in self.seconds.items())
         most = max(self.peaks, key=lambda part: self.peaks[part])
+        beside = ", ".join(f"{part} {seconds:.0f} s" for part, seconds in self.meanwhile.items())
+        shares += f"; meanwhile {beside}" if beside else ""
         return f"{total:.0f} s: {shares}; at most {self.peaks[most] / 1e9:.2f} GB of memory ({most})"
 
 

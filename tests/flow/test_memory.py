@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
+import pytest
 import torch
 
 from guerdon.data.batches import BatchOptions
@@ -44,7 +45,8 @@ def check(seen: Sequence[int]) -> None:
     assert min(seen[-tenth:]) - min(seen[2 * tenth : 3 * tenth]) < ALLOWED, [value // 1000 for value in seen[::tenth]]
 
 
-def test_reinforcement(tmp_path: Path) -> None:
+@pytest.mark.parametrize("overlap", [False, True])
+def test_reinforcement(overlap: bool, tmp_path: Path) -> None:
     seen = []
 
     def watching(sources: Sequence[str], outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
@@ -53,7 +55,13 @@ def test_reinforcement(tmp_path: Path) -> None:
 
     loop = LoopOptions(validate_every=STEPS, checkpoint_every=STEPS, criterion="reward", higher_is_better=True)
     config = ReinforceConfig(
-        steps=STEPS, sources_per_step=2, samples_per_source=2, limit=LengthLimit(absolute=6), estimator="rloo", loop=loop
+        steps=STEPS,
+        sources_per_step=2,
+        samples_per_source=2,
+        limit=LengthLimit(absolute=6),
+        estimator="rloo",
+        loop=loop,
+        overlap=overlap,
     )
     reinforce(generator(), FunctionReward(watching), EXAMPLES[:80], config, EXAMPLES[80:82], folder=tmp_path)
     check(seen)

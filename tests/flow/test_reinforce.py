@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.letters import huggingface
 from helpers.tiny_models import tiny_bart, tiny_t5
 
 from guerdon.data.records import Example
@@ -20,7 +21,6 @@ from guerdon.decoding import LengthLimit
 from guerdon.errors import DataError, RewardError
 from guerdon.generator import Generator
 from guerdon.models import Transformer, TransformerOptions
-from guerdon.models.huggingface import HuggingFacePolicy
 from guerdon.rewards import FunctionReward, Reward
 from guerdon.rewards.normalise import NormaliserOptions
 from guerdon.stages.reinforce import reinforce
@@ -35,39 +35,11 @@ EXAMPLES = [Example(f"{a} {b}", (f"{b} {a}",), f"{a}-{b}") for a in WORDS[:5] fo
 LIMIT = LengthLimit(absolute=8)
 
 
-class Letters:
-    """A text side for random Hugging Face models of 13 tokens, which have no tokenizer: each token is a letter."""
-
-    def __init__(self, policy: Any) -> None:
-        self.policy = policy
-        self.ids = [i for i in range(13) if bool(policy.allowed[i]) and i != policy.end_id]
-
-    def encode_sources(self, texts: Sequence[str]) -> list[list[int]]:
-        return [[*row, self.policy.end_id] for row in self.encode_prefixes(texts)]
-
-    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
-        return self.encode_sources(texts)
-
-    def encode_prefixes(self, texts: Sequence[str]) -> list[list[int]]:
-        return [[self.ids[ord(letter) % len(self.ids)] for letter in text] for text in texts]
-
-    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        return ["".join(chr(ord("a") + i) for i in row) for row in rows]
-
-    def save(self, folder: Path) -> None:
-        raise AssertionError("not asked for here")
-
-
 def own() -> Generator:
     tokenizer = Tokenizer.train([e.source for e in EXAMPLES] * 3, 280)
     torch.manual_seed(3)
     options = TransformerOptions(tokenizer.vocabulary_size, 16, 2, 1, 1, 32, dropout=0.1, max_source=32, max_target=16)
     return Generator(Transformer(options).eval(), tokenizer)
-
-
-def huggingface(make: Callable[[], Any]) -> Generator:
-    policy = HuggingFacePolicy(make(), max_source=24, max_target=10)
-    return Generator(policy.eval(), Letters(policy))
 
 
 POLICIES: dict[str, Callable[[], Generator]] = {

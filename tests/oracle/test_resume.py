@@ -38,6 +38,11 @@ VARIANTS = {
         "reinforce.updates_per_rollout=2",
         "reinforce.kl={target: 1.0, horizon: 100, anchor: refreshed, anchor_every: 3}",
     ],
+    "overlap, greedy baseline": [
+        "reinforce.overlap=true",
+        "reinforce.estimator=remax",
+        "reinforce.baseline=null",
+    ],
     "moving anchor, adaptive entropy and weights": [
         "reinforce.kl={place: loss, anchor: moving_average, anchor_decay: 0.9}",
         "reinforce.entropy={target: 7.0}",  # above the logarithm of the vocabulary's size: the bonus grows at every step

@@ -23,7 +23,11 @@ PUBLISHED = {  # first lines of the data set's own tokenised files (data/task1/t
 
 def test_captions_are_those_published(data_folder: Path) -> None:
     found = imported("captions").captions(data_folder / "multi30k")
-    assert {split: len(examples) for split, examples in found.items()} == {"train": 29000, "val": 1014, "test_2016_flickr": 1000}
+    assert {split: len(examples) for split, examples in found.items()} == {
+        "train": 29000,
+        "val": 1014,
+        "test_2016_flickr": 1000,
+    }
     for split, (source, reference) in PUBLISHED.items():
         assert (found[split][0].source, found[split][0].references) == (source, (reference,))
 

@@ -53,3 +53,14 @@ def test_sums_and_shares() -> None:
     usage.add({"update": 4.0}, {"update": 7})
     assert usage.sentence() == "8 s: rollout 12%, update 88%; at most 2.00 GB of memory (update)"
     assert Usage(CPU).sentence() == ""
+
+
+def test_what_went_on_meanwhile_is_no_share_of_the_time() -> None:
+    step, usage = Usage(CPU), Usage(CPU)
+    step.add({"update": 3.0, "waiting": 1.0}, {"update": 2_000_000_000})
+    step.meanwhile = {"rollout": 2.5, "reward": 40.0}
+    for _ in range(2):
+        usage.took(step)
+    assert usage.row() == {"update": 6.0, "waiting": 2.0, "rollout_ahead": 5.0, "reward_ahead": 80.0}
+    assert usage.sentence().startswith("8 s: update 75%, waiting 25%; meanwhile rollout 5 s, reward 80 s; at most 2.00 GB")
+    assert step.row()["reward_ahead"] == 40.0
