@@ -19,13 +19,14 @@ from guerdon.data.padded import Padded
 from guerdon.data.records import Example
 from guerdon.errors import DataError
 from guerdon.generator import Generator
-from guerdon.models.precision import autocast
+from guerdon.models.precision import Precision, autocast
 from guerdon.objectives.divergence import kl_estimate, sequence_kl
 from guerdon.objectives.likelihood import label_smoothed_nll
 from guerdon.rewards.base import Reward
 from guerdon.rewards.shaping import check_shaping, judge_prefixes
 from guerdon.training.around import surroundings
 from guerdon.training.checkpoint import add_weights
+from guerdon.training.deciding import Decision, measured
 from guerdon.training.holding import EntropyController, move_anchor
 from guerdon.training.loop import Loop, Outcome
 from guerdon.training.monitors import Alarm, Monitors
@@ -66,6 +67,7 @@ class Reinforce:
         self._steps: Iterator[tuple[int, int, list[int]]] | None = None
         self._next = 0
         self._rollout: Rollout | None = None
+        self._decision: Decision | None = None
         self._metrics: dict[str, float] = {}
         self._usage: Usage | None = None
 
@@ -76,6 +78,10 @@ class Reinforce:
         for example in [*self.prompts.examples, *self.watch.validation.examples]:
             digest.update(repr((example.source, example.references)).encode())
         return f"{getattr(self.generator.policy, 'options', '')} {self.config} {self.reward.name} {digest.hexdigest()}"
+
+    def decide(self) -> Decision | None:
+        """See `Trainee`: the precision of rollouts, where it is to be chosen."""
+        return self._decided() if self.config.rollout_precision == "auto" else None
 
     def updates(self, step: int) -> Iterator[Iterator[Tensor]]:
         """One step: outputs are drawn and judged once; then one update of the policy from them, or several."""
@@ -125,9 +131,20 @@ class Reinforce:
         return next(self._steps)[2]
 
     def _draw(self, numbers: Sequence[int], step: int) -> Rollout:
-        config = self.config
-        copies, precision = config.samples_per_source, config.rollout_precision
+        config, precision = self.config, self.config.rollout_precision
+        if precision == "auto":
+            precision = (self._decision or self._decided()).chosen
+        return self._drawn(numbers, step, precision)
+
+    def _drawn(self, numbers: Sequence[int], step: int, precision: Precision) -> Rollout:
+        config, copies = self.config, self.config.samples_per_source
         return draw(self.generator, self.prompts, numbers, copies, config.sampling, config.limit, self.seed, step, precision)
+
+    def _decided(self) -> Decision:
+        """Draws the outputs of step 1, which changes nothing but the time: draws belong to their keys."""
+        numbers = next(source_batches(len(self.prompts), self.config.sources_per_step, self.seed))[2]
+        self._decision = Decision.of(measured(lambda precision: self._drawn(numbers, 1, precision).samples.tokens.tokens()))
+        return self._decision
 
     def _judge_greedy(self, numbers: Sequence[int]) -> Any:
         texts, finished = greedy_texts(self.generator, self.prompts, numbers, self.config.limit)
@@ -183,11 +200,14 @@ class Reinforce:
         return [{"example": i, "source": self.prompts.examples[i].source, "output": text} for i, text in rows]
 
     def state(self) -> dict[str, Any]:
-        """See `Trainee`: moments, multipliers, coefficients, and what the monitors follow."""
-        return {**self.signals.state_dict(), "entropy": self.entropy.state_dict(), "monitors": self.monitors.state_dict()}
+        """See `Trainee`: moments, multipliers, coefficients, what the monitors follow, and what was chosen by measuring."""
+        decision = {} if self._decision is None else {"decision": self._decision.plain()}
+        kept = {"entropy": self.entropy.state_dict(), "monitors": self.monitors.state_dict()}
+        return {**self.signals.state_dict(), **kept, **decision}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """See `Trainee`."""
+        self._decision = Decision.from_plain(state["decision"]) if "decision" in state else None
         self.signals.load_state_dict(state)
         self.entropy.load_state_dict(state["entropy"])
         self.monitors.load_state_dict(state["monitors"])

@@ -13,6 +13,7 @@ from guerdon.models.precision import Precision, check_precision
 from guerdon.objectives.advantage import Baseline
 from guerdon.rewards.normalise import NormaliserOptions
 from guerdon.rewards.weighting import ConstraintOptions, ScheduleOptions
+from guerdon.training.deciding import RolloutPrecision, check_rollout_precision
 from guerdon.training.estimators import Estimator, Shaping, ValueOptions, check_estimator
 from guerdon.training.holding import EntropyOptions, KlOptions
 from guerdon.training.monitors import MonitorOptions
@@ -51,7 +52,9 @@ class ReinforceConfig:
         micro_batch_tokens: padded positions of a micro-batch; changes speed and memory only.
         precision: of the gradient's pass.
         rollout_precision: of the pass that draws outputs. In bfloat16 the policy that draws is a coarser one than the one
-            that is trained: ``mismatch`` in the metrics says by how much. The anchor's is always float32.
+            that is trained: ``mismatch`` in the metrics says by how much. The anchor's is always float32. "auto" draws the
+            first step's outputs in both, a few times, and takes bfloat16 where it is faster by more than 5%; the run
+            keeps to it.
         monitors: what is watched for while it trains.
         optimiser, loop: see there.
     """
@@ -80,7 +83,7 @@ class ReinforceConfig:
     control: Control = "none"
     micro_batch_tokens: int = 8192
     precision: Precision = "float32"
-    rollout_precision: Precision = "float32"
+    rollout_precision: RolloutPrecision = "float32"
     monitors: MonitorOptions = field(default_factory=MonitorOptions)
     optimiser: OptimiserOptions = field(
         default_factory=lambda: OptimiserOptions(learning_rate=1e-4, warmup_steps=10, schedule="constant", weight_decay=0.0)
@@ -96,7 +99,7 @@ class ReinforceConfig:
                 f"there is no {self.control!r}", where="reinforce.control", cure=f"choose {', '.join(get_args(Control))}"
             )
         check_precision(self.precision)
-        check_precision(self.rollout_precision)
+        check_rollout_precision(self.rollout_precision)
         if self.loop.criterion == "nll":
             raise ConfigurationError(
                 "nothing measures 'nll'", where="reinforce.loop.criterion", cure="choose reward, with higher_is_better: true"
