@@ -27,6 +27,7 @@ from guerdon.rewards.shaping import check_shaping, judge_prefixes
 from guerdon.training.around import surroundings
 from guerdon.training.checkpoint import add_weights
 from guerdon.training.deciding import Decision, measured
+from guerdon.training.engine_rollouts import engine_of, engine_rollout
 from guerdon.training.holding import EntropyController, move_anchor
 from guerdon.training.loop import Loop, Outcome
 from guerdon.training.monitors import Alarm, Monitors
@@ -67,6 +68,7 @@ class Reinforce:
         self._steps: Iterator[tuple[int, int, list[int]]] | None = None
         self._next = 0
         self._rollout: Rollout | None = None
+        self._engine = engine_of(config.rollout_engine, generator)
         self._decision: Decision | None = None
         self._metrics: dict[str, float] = {}
         self._usage: Usage | None = None
@@ -101,8 +103,10 @@ class Reinforce:
             lambda: self._judge_greedy(numbers), lambda: judge_prefixes(self.reward, judged, self._prefixes(rollout))
         )
         targets = self.signals.targets(step, rollout, judgement, seen, further)
+        if rollout.weights is not None:
+            targets, divergence = targets.weighed(rollout.weights), divergence * rollout.weights.to(divergence)
         self._metrics = self.watch.rollout_metrics(rollout, judged, judgement, targets.advantages, divergence)
-        self._metrics |= self.signals.metrics(judgement, targets, rollout.groups.cpu(), step)
+        self._metrics |= {**self.signals.metrics(judgement, targets, rollout.groups.cpu(), step), **rollout.figures}
         self._metrics["anchor_nll"] = -float(seen.anchor_log_prob.double().sum()) / rollout.samples.tokens.tokens()
         tally = Tally(rollout.samples, config.updates_per_rollout)
         for number in range(config.updates_per_rollout):
@@ -131,13 +135,15 @@ class Reinforce:
         return next(self._steps)[2]
 
     def _draw(self, numbers: Sequence[int], step: int) -> Rollout:
-        config, precision = self.config, self.config.rollout_precision
+        precision = self.config.rollout_precision
         if precision == "auto":
             precision = (self._decision or self._decided()).chosen
         return self._drawn(numbers, step, precision)
 
     def _drawn(self, numbers: Sequence[int], step: int, precision: Precision) -> Rollout:
         config, copies = self.config, self.config.samples_per_source
+        if self._engine is not None:
+            return engine_rollout(self._engine, self.prompts, numbers, config, self.seed, step)
         return draw(self.generator, self.prompts, numbers, copies, config.sampling, config.limit, self.seed, step, precision)
 
     def _decided(self) -> Decision:

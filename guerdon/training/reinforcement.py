@@ -14,6 +14,7 @@ from guerdon.objectives.advantage import Baseline
 from guerdon.rewards.normalise import NormaliserOptions
 from guerdon.rewards.weighting import ConstraintOptions, ScheduleOptions
 from guerdon.training.deciding import RolloutPrecision, check_rollout_precision
+from guerdon.training.engines import EngineOptions, check_engine
 from guerdon.training.estimators import Estimator, Shaping, ValueOptions, check_estimator
 from guerdon.training.holding import EntropyOptions, KlOptions
 from guerdon.training.monitors import MonitorOptions
@@ -55,6 +56,7 @@ class ReinforceConfig:
             that is trained: ``mismatch`` in the metrics says by how much. The anchor's is always float32. "auto" draws the
             first step's outputs in both, a few times, and takes bfloat16 where it is faster by more than 5%; the run
             keeps to it.
+        rollout_engine: what draws outputs.
         monitors: what is watched for while it trains.
         optimiser, loop: see there.
     """
@@ -84,6 +86,7 @@ class ReinforceConfig:
     micro_batch_tokens: int = 8192
     precision: Precision = "float32"
     rollout_precision: RolloutPrecision = "float32"
+    rollout_engine: EngineOptions = field(default_factory=EngineOptions)
     monitors: MonitorOptions = field(default_factory=MonitorOptions)
     optimiser: OptimiserOptions = field(
         default_factory=lambda: OptimiserOptions(learning_rate=1e-4, warmup_steps=10, schedule="constant", weight_decay=0.0)
@@ -126,7 +129,7 @@ class ReinforceConfig:
                 where="reinforce.kl.horizon",
                 cure="choose a horizon of several steps' samples",
             )
-        _ = self.sampling
+        check_engine(self.rollout_engine, self.sampling, self.estimator, self.rollout_precision)
 
     @property
     def sampling(self) -> SamplingOptions:

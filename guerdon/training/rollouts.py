@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -52,6 +52,8 @@ class Rollout:
         groups: int64 [rows], the sample group (source) of each row.
         samples: the ids, whether they ended, and their log-probabilities when drawn.
         texts: the ids as texts.
+        weights: float64 [rows], what each output counts where another model than the policy drew it; None where it did.
+        figures: what drawing measured, for the log.
     """
 
     sources: Padded
@@ -59,6 +61,8 @@ class Rollout:
     groups: Tensor
     samples: Samples
     texts: Sequence[str]
+    weights: Tensor | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     def micro_batches(self, max_tokens: int) -> Iterator[MicroBatch]:
         """Whole sample groups of about equal length, at most ``max_tokens`` padded target positions together (or one group)."""

@@ -88,12 +88,13 @@ class Updating:
             tally.keep(rows, now.log_prob)
         loss = self._estimate(part, now, targets, tally, first)
         counted = advantages.counted.to(device)[rows, None] & now.mask
+        share = 1.0 if targets.weights is None else targets.weights.to(now.log_prob)[rows, None]
         if in_loss:
             of_anchor = seen.anchor_log_prob[rows, :width].to(now.log_prob)
             each = kl_estimate(kl.chosen_estimator, now.log_prob, of_anchor, now.kl)
-            loss = loss + held * kl_loss(each, counted, samples)
+            loss = loss + held * kl_loss(share * each, counted, samples)
         if bonus:
-            loss = loss + bonus * entropy_loss(now.entropy, counted, samples)
+            loss = loss + bonus * entropy_loss(share * now.entropy, counted, samples)
         if now.value is not None and targets.returns is not None and seen.value is not None:
             options = config.value or ValueOptions()
             before, returns = seen.value[rows, :width].to(now.value), targets.returns.to(now.value)[rows, :width]
