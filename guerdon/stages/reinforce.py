@@ -68,7 +68,7 @@ class Reinforce:
         self._steps: Iterator[tuple[int, int, list[int]]] | None = None
         self._next = 0
         self._rollout: Rollout | None = None
-        self._engine = engine_of(config.rollout_engine, generator)
+        self._engine = engine_of(config.rollout_engine, generator, prompts)
         self._decision: Decision | None = None
         self._metrics: dict[str, float] = {}
         self._usage: Usage | None = None

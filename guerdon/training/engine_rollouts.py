@@ -19,7 +19,7 @@ from guerdon.data.tokenizer import Tokenizer
 from guerdon.decoding import Samples
 from guerdon.decoding.constraints import inference, not_finite
 from guerdon.decoding.shares import shares_of
-from guerdon.errors import CapabilityError, MissingExtraError, TrainingError
+from guerdon.errors import CapabilityError, DataError, MissingExtraError, TrainingError
 from guerdon.generator import Generator
 from guerdon.models.as_ctranslate2 import model_files
 from guerdon.models.evaluation import target_log_prob
@@ -91,17 +91,19 @@ class CTranslate2Engine:
         tokens: list[list[int]] = []
         scores: list[float] = []
         for source in range(len(sources)):
-            found = asked[source].result()  # best first
+            found = asked[source].result()
+            written, each = found.hypotheses, found.scores  # best first; each time they are asked for they are copied
             for place in random_generator(seed, "rollout order", step, source).permutation(copies).tolist():
-                tokens.append([self.ids[name] for name in found.hypotheses[place]])
-                scores.append(found.scores[place])
+                tokens.append([self.ids[name] for name in written[place]])
+                scores.append(each[place])
         return self._samples(tokens), self._finite(scores)
 
     def refreshed(self, seed: int, step: int, count: int) -> list[Any]:
         """So many translators with the weights of now, of one thread each, ready for the draw that seed and step name.
 
         A thread makes its random generator, with the seed that is set then, when it draws for the first time: each draws one
-        token that nobody reads. A translator of several threads would leave open which of them draws what.
+        token that nobody reads, for a source of two ends (one end alone is none to it, and nothing is drawn). A translator of
+        several threads would leave open which of them draws what.
         """
         files, threads = model_files(self.policy, self.names, self.compute_type == "int8"), torch.get_num_threads()
         made = []
@@ -110,7 +112,7 @@ class CTranslate2Engine:
                 self._library.set_random_seed(key(seed, "rollout engine", step, number) & 0x7FFFFFFF)
                 settings = {"inter_threads": 1, "intra_threads": 1, "max_queued_batches": -1}
                 made.append(self._library.Translator("policy", files=files, compute_type=self.compute_type, **settings))
-                self._asked(made[-1], [[self.names[self.policy.end_id]]], 1, 1)[0].result()
+                self._asked(made[-1], [[self.names[self.policy.end_id]] * 2], 1, 1)[0].result()
         finally:
             torch.set_num_threads(threads)  # a translator sets its own number for this thread, too
         return made
@@ -136,9 +138,23 @@ class CTranslate2Engine:
         return found
 
 
-def engine_of(options: EngineOptions, generator: Generator) -> CTranslate2Engine | None:
-    """The engine that the options name; None for guerdon's own. Raises as `CTranslate2Engine`."""
-    return None if options.kind == "own" else CTranslate2Engine(generator, options.compute_type or "float32")
+def engine_of(options: EngineOptions, generator: Generator, prompts: Prompts) -> CTranslate2Engine | None:
+    """The engine that the options name; None for guerdon's own.
+
+    Raises:
+        DataError: for an empty source, to which CTranslate2 answers nothing without asking the model.
+        MissingExtraError, CapabilityError: as `CTranslate2Engine`.
+    """
+    if options.kind == "own":
+        return None
+    for number, ids in enumerate(prompts.ids):
+        if list(ids) == [generator.policy.end_id]:
+            raise DataError(
+                f"example {number} has an empty source, for which CTranslate2 draws nothing",
+                where="reinforce.rollout_engine",
+                cure="leave such records out, or choose kind: own",
+            )
+    return CTranslate2Engine(generator, options.compute_type or "float32")
 
 
 def engine_rollout(

@@ -131,7 +131,9 @@ def test_a_missing_library_is_named(library: str, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("quantisation", [None, "int8"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind)))
-def test_files_in_memory_are_those_that_ctranslate2_saves(kind: tuple[Any, ...], quantisation: str | None, tmp_path: Path) -> None:
+def test_files_in_memory_are_those_that_ctranslate2_saves(
+    kind: tuple[Any, ...], quantisation: str | None, tmp_path: Path
+) -> None:
     policy = policy_of(kind)
     with torch.no_grad():
         policy.encoder[0].feed_forward.project_in.weight[3] = 0.0  # a row without a scale

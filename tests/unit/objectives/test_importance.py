@@ -19,7 +19,9 @@ def logs(values: list[float]) -> torch.Tensor:
 
 
 @given(CHANCES, st.floats(1.0, 50.0))
-def test_the_expectation_over_q_is_that_over_p_as_far_as_the_cap_lets_it(chances: list[tuple[float, float]], cap: float) -> None:
+def test_the_expectation_over_q_is_that_over_p_as_far_as_the_cap_lets_it(
+    chances: list[tuple[float, float]], cap: float
+) -> None:
     """Of any f: f is 1 at one outcome, 0 at all others."""
     sums = [sum(column) for column in zip(*chances, strict=True)]
     p, q = ([chance / total for chance in column] for column, total in zip(zip(*chances, strict=True), sums, strict=True))

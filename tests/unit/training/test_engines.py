@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from helpers.resumable import generator
 
-from guerdon.errors import CapabilityError, ConfigurationError, MissingExtraError
+from guerdon.data.records import Example
+from guerdon.errors import CapabilityError, ConfigurationError, DataError, MissingExtraError
 from guerdon.generator import Generator
 from guerdon.models.transformer import Transformer
 from guerdon.training.engine_rollouts import engine_of
 from guerdon.training.engines import EngineOptions
 from guerdon.training.reinforcement import ReinforceConfig
+from guerdon.training.rollouts import Prompts
 
 INT8 = EngineOptions("ctranslate2", "int8")
 
@@ -61,8 +63,19 @@ def test_what_ctranslate2_cannot_draw_is_refused(changes: dict[str, Any], told: 
     ReinforceConfig(**changes)  # which guerdon's own can
 
 
+def prompts(made: Generator, *sources: str) -> Prompts:
+    return Prompts.of(made, [Example(source) for source in sources])
+
+
 def test_the_own_engine_is_none_of_ctranslate2() -> None:
-    assert engine_of(EngineOptions(), generator()) is None
+    made = generator()
+    assert engine_of(EngineOptions(), made, prompts(made, "")) is None
+
+
+def test_an_empty_source_is_refused() -> None:
+    made = generator()
+    with pytest.raises(DataError, match="example 1 has an empty source"):
+        engine_of(INT8, made, prompts(made, "name", ""))
 
 
 class Kin(Transformer):
@@ -74,13 +87,14 @@ def test_policies_that_it_cannot_draw_from_are_refused() -> None:
     made = generator()
     made.policy.double()
     with pytest.raises(CapabilityError, match=r"float32 weights on the CPU, and these are torch\.float64 on cpu"):
-        engine_of(INT8, made)
+        engine_of(INT8, made, prompts(made))
     other = Generator(Kin(made.policy.options), made.tokenizer)
     with pytest.raises(CapabilityError, match="this policy is a Kin"):
-        engine_of(INT8, other)
+        engine_of(INT8, other, prompts(made))
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = generator()
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
     with pytest.raises(MissingExtraError, match="ctranslate2"):
-        engine_of(INT8, generator())
+        engine_of(INT8, made, prompts(made))
