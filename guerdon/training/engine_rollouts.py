@@ -82,7 +82,8 @@ class CTranslate2Engine:
         """
         shares = shares_of(self.policy, sources, copies)
         translators = translators or self.refreshed(seed, step, len(shares))
-        rows, asked = sources.to_lists(), {}
+        rows = sources.to_lists()
+        asked: dict[int, Any] = {}
         for share, translator in zip(shares, translators, strict=True):
             for limit in limits[share].unique().tolist():  # a call has one limit
                 chosen = share[limits[share] == limit].tolist()
