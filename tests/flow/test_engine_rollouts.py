@@ -120,12 +120,14 @@ def test_a_step_that_it_does_not_draw_well_enough_is_not_taken(tmp_path: Path) -
 
 
 def test_what_weights_do_to_a_step() -> None:
-    """Of one step of the stage itself: advantages are those of the rewards alone, times min(p / q, cap)."""
+    """Of one step of the stage itself: advantages are those of the rewards alone, times min(p / q, cap); the KL is p's too."""
     found = []
     for cap in (1.0, 1.02):
         engine, bare = EngineOptions("ctranslate2", "int8", cap=cap), NormaliserOptions("none")
-        chosen = config(engine, baseline="none", normalisation=bare)
-        trainee = trainee_of(generator(), REWARD, TRAINING, chosen, VALIDATION)
+        chosen, made = config(engine, baseline="none", normalisation=bare, kl=KlOptions(0.0)), generator()
+        trainee = trainee_of(made, REWARD, TRAINING, chosen, VALIDATION)
+        with torch.no_grad():
+            made.policy.embedding.weight.mul_(1.3)  # away from the anchor
         for loss in next(trainee.updates(1)):
             loss.backward()
         rollout = trainee._rollout
@@ -133,6 +135,11 @@ def test_what_weights_do_to_a_step() -> None:
         assert rollout.weights is not None
         mean = sum(-len(text) * float(weight) for text, weight in zip(rollout.texts, rollout.weights, strict=True)) / 32
         assert trainee.metrics()["advantage_mean"] == pytest.approx(mean, rel=1e-6)
+        with torch.no_grad():
+            args = rollout.sources.select(rollout.groups), rollout.samples.tokens
+            ratio = (made.policy.evaluate(*args).log_prob - trainee.anchor.evaluate(*args).log_prob).double().sum(1)
+        assert trainee.metrics()["kl"] == pytest.approx(float((rollout.weights * ratio).mean()), rel=1e-3)
+        assert abs(float((rollout.weights * ratio - ratio).mean())) > 1e-2 * abs(float(ratio.mean()))
         found.append(rollout.weights)
     assert float(found[0].max()) == 1.0
     assert float(found[1].max()) == 1.02
