@@ -9,8 +9,8 @@ each engine, as often as asked, and the median and the spread of its tokens a se
 better Hugging Face and to CTranslate2 float32.
 
 "guerdon through CTranslate2" is the engine of `reinforce.rollout_engine`, for samples only. Each call hands over the weights
-anew, in memory, as before each step of a run, and measures in a pass of the policy what the outputs weigh; its rate without that
-pass is reported too ("no pass").
+anew, in memory, as before each step of a run, and measures in a pass of the policy what the outputs weigh; its rate without
+that pass is reported too ("no pass").
 
 Tokens are those of outputs, end tokens included; encoding of sources counts as time, texts and their ids do not. Greedy and
 beam search stop where the model does; samples too, so that the engines' samples differ in length a little, and their tokens a
