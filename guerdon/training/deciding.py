@@ -33,12 +33,12 @@ class Decision:
     """
 
     chosen: Precision
-    rates: Mapping[Precision, float]
+    rates: Mapping[str, float]
 
     @classmethod
     def of(cls, rates: Mapping[Precision, Sequence[float]]) -> Decision:
         """bfloat16 where its median is higher than float32's by more than 5%, else float32."""
-        medians = {precision: median(found) for precision, found in rates.items()}
+        medians: dict[str, float] = {precision: median(found) for precision, found in rates.items()}
         return cls("bfloat16" if medians["bfloat16"] > MARGIN * medians["float32"] else "float32", medians)
 
     @property
@@ -55,7 +55,7 @@ class Decision:
     def from_plain(cls, state: Mapping[str, Any]) -> Decision:
         """What `plain` gave; raises `CheckpointError` where it is damaged."""
         try:
-            rates = {precision: float(state["rates"][precision]) for precision in get_args(Precision)}
+            rates: dict[str, float] = {name: float(state["rates"][name]) for name in get_args(Precision)}
             chosen = state["chosen"]
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the rollouts' precision is damaged ({error})") from error

@@ -105,7 +105,7 @@ class Loop:
     def _decide(self) -> None:
         """Lets the trainee measure what it chooses. Rates differ from one hour to the next: they go beside the durations."""
         if decided := self.trainee.decide():
-            self.around.log.timing(self.trainee.name, event="decided", sentence=decided.sentence, rates={**decided.rates})
+            self.around.log.timing(self.trainee.name, event="decided", sentence=decided.sentence, rates=decided.rates)
             self.around.progress.say(f"{self.trainee.name}: {decided.sentence}")
             self.usage.lap("measuring")
 
