@@ -59,9 +59,7 @@ class CTranslate2Engine:
         self.names = tokenizer.tokens()
         self.ids = {name: number for number, name in enumerate(self.names)}
 
-    def draw(
-        self, sources: Padded, limits: Tensor, copies: int, seed: int, step: int, translators: Sequence[Any] | None = None
-    ) -> tuple[Samples, Tensor]:
+    def draw(self, sources: Padded, limits: Tensor, copies: int, seed: int, step: int) -> tuple[Samples, Tensor]:
         """Outputs, drawn at temperature 1 and with nothing left out, and their log-probabilities by what drew them.
 
         They are a function of weights, sources, limits, seed, step, and of the number of threads that torch computes with,
@@ -72,7 +70,6 @@ class CTranslate2Engine:
             limits: int64 [sources], the most tokens of each source's outputs, end token included.
             copies: outputs a source.
             seed, step: name the draw.
-            translators: what `refreshed` gave for this draw; it is asked for where they are left out.
 
         Returns:
             The outputs, whose log-probabilities by token are not known and stand at 0; and float64 [n].
@@ -81,8 +78,7 @@ class CTranslate2Engine:
             GuerdonError: where a log-probability is not finite.
         """
         shares = shares_of(self.policy, sources, copies)
-        translators = translators or self.refreshed(seed, step, len(shares))
-        rows = sources.to_lists()
+        translators, rows = self.refreshed(seed, step, len(shares)), sources.to_lists()
         asked: dict[int, Any] = {}
         for share, translator in zip(shares, translators, strict=True):
             for limit in limits[share].unique().tolist():  # a call has one limit
