@@ -9,6 +9,10 @@ each engine, as often as asked, and the median and the spread of its tokens a se
 better Hugging Face and to CTranslate2 float32. Models of recipes/multi30k.yaml and of benchmarks/base_model.yaml read German,
 which Multi30k's files call ``reference``.
 
+"guerdon through CTranslate2" is the engine of `reinforce.rollout_engine`, for samples only. Each call hands over the weights
+anew, in memory, as before each step of a run, and measures in a pass of the policy what the outputs weigh; its rate without
+that pass is reported too ("no pass").
+
 Tokens are those of outputs, end tokens included; encoding of sources counts as time, texts and their ids do not. Greedy and
 beam search stop where the model does; samples too, so that the engines' samples differ in length a little, and their tokens a
 second compare. Where several batch sizes are named, each engine uses its best, found in a first pass.
@@ -24,7 +28,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from apart import Apart, in_turn
@@ -35,10 +39,14 @@ from guerdon.data.draws import row_keys
 from guerdon.data.files import write_atomically
 from guerdon.data.padded import Padded
 from guerdon.data.records import FieldMap
-from guerdon.decoding import BeamOptions, SamplingOptions, beam_search, greedy, sample, workers
+from guerdon.decoding import BeamOptions, LengthLimit, SamplingOptions, beam_search, greedy, sample, workers
 from guerdon.models.as_huggingface import as_huggingface
 from guerdon.models.precision import Precision
 from guerdon.pipeline.export import export
+from guerdon.training.engine_rollouts import CTranslate2Engine, weighed
+from guerdon.training.engines import ComputeType, EngineOptions
+from guerdon.training.reinforcement import ReinforceConfig
+from guerdon.training.rollouts import Rollout
 
 LIMIT = 96
 WORKS = {  # name: (sources, batch sizes to choose from)
@@ -50,22 +58,26 @@ WORKS = {  # name: (sources, batch sizes to choose from)
 Rows = Sequence[Sequence[int]]
 
 
-class Engine(ABC):
+class Writer(ABC):
     """What writes."""
 
     @abstractmethod
     def __call__(self, work: str, rows: Rows, batch: int, seed: int) -> int:
         """How many tokens were written."""
 
-    @abstractmethod
-    def outputs(self, rows: Rows) -> list[list[int]]:
-        """The greedy outputs, without end tokens."""
-
     def rate(self, work: str, rows: Rows, batch: int, seed: int) -> float:
         """Tokens a second."""
         began = time.perf_counter()
         tokens = self(work, rows, batch, seed)
         return tokens / (time.perf_counter() - began)
+
+
+class Engine(Writer):
+    """What writes greedily, too, so that it can be compared."""
+
+    @abstractmethod
+    def outputs(self, rows: Rows) -> list[list[int]]:
+        """The greedy outputs, without end tokens."""
 
 
 class Native(Engine):
@@ -100,6 +112,26 @@ class Native(Engine):
         sources = Padded.from_lists(rows, self.policy.pad_id)
         limits = torch.full((len(rows),), LIMIT)
         return [list(one.tokens) for one in greedy(self.policy, sources, limits, precision=self.precision)]
+
+
+class Refreshed(Writer):
+    """CTranslate2 as the engine of rollouts, whose weights change at every step; it draws samples and nothing else."""
+
+    def __init__(self, model: str, kind: ComputeType, measures: bool) -> None:
+        self.generator, self.measures = guerdon.load(model), measures
+        self.engine = CTranslate2Engine(self.generator, kind)
+        options = EngineOptions("ctranslate2", kind)
+        self.config = ReinforceConfig(samples_per_source=8, limit=LengthLimit(LIMIT), rollout_engine=options)
+
+    def __call__(self, work: str, rows: Rows, batch: int, seed: int) -> int:
+        policy = self.generator.policy
+        sources = Padded.from_lists(rows, policy.pad_id)
+        samples, log_q = self.engine.draw(sources, self.config.limit.of(sources, policy), 8, seed, 1)
+        if self.measures:
+            groups = torch.arange(len(rows)).repeat_interleave(8)
+            rollout = Rollout(sources, groups.tolist(), groups, samples, [""] * len(groups))
+            weighed(rollout, log_q, policy, self.config)
+        return samples.tokens.tokens()
 
 
 class HuggingFace(Engine):
@@ -171,6 +203,17 @@ class CTranslate2(Engine):
         return [[self.ids[name] for name in one.hypotheses[0]] for one in found]
 
 
+def refreshed(model: str, threads: int) -> dict[str, Apart]:
+    """The engine of rollouts, each kind in its own process."""
+    kinds = [(kind, measures) for kind in get_args(ComputeType) for measures in (True, False)]
+    return {
+        f"guerdon through CTranslate2 {kind}{'' if measures else ', no pass'}": Apart(
+            Refreshed, model, kind, measures, threads=threads
+        )
+        for kind, measures in kinds
+    }
+
+
 def engines(model: str, rows: Rows, place: Path, threads: int) -> dict[str, Apart]:
     """Each in its own process."""
     export(model, "ctranslate2", place / "ct2")
@@ -238,6 +281,7 @@ def main() -> None:
         texts = [example.source for example in examples][:256]
         rows = guerdon.load(options.model).encode_sources(texts)
         found = engines(options.model, rows, Path(place), options.threads)
+        more = refreshed(options.model, options.threads) if "samples" in options.works else {}
         shares, lengths = compared(found, rows)
         print(
             "greedy outputs equal to guerdon's in float32:", ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
@@ -245,9 +289,10 @@ def main() -> None:
         print(f"they have {lengths['mean']:.1f} tokens; {lengths['cut off']:.1%} are cut off at {LIMIT}")
         results = {}
         for work in options.works:
-            results[work] = measured(found, work, rows, options.repetitions)
+            of_work = {**found, **more} if work == "samples" else found
+            results[work] = measured(of_work, work, rows, options.repetitions)
             print(f"\n{work}\n{table(with_ratios(results[work]))}", flush=True)
-        for engine in found.values():
+        for engine in [*found.values(), *more.values()]:
             engine.close()
     record = {
         "model": options.model, "threads": options.threads, "equal": shares, "lengths": lengths, "works": results,

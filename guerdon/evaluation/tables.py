@@ -149,7 +149,8 @@ def timings_table(run: RunFolder) -> list[tuple[str, str, str, str]]:
         steps = [row for row in own if "step" in row]
         whole = sum(float(row["seconds"]) for row in own if row.get("event") == "finished")
         seconds = whole or sum(float(row.get("seconds", 0)) for row in steps)
-        spent = "; ".join(filter(None, [_spent(steps), _memory(own)]))
+        decided = [str(row.get("sentence", "")) for row in own if row.get("event") == "decided"]
+        spent = "; ".join(filter(None, [_spent(steps), _memory(own), *decided[-1:]]))
         rows.append((stage_label(stage), short(len(steps)) if steps else "", duration(seconds), spent))
     return rows
 

@@ -1,11 +1,18 @@
-"""guerdon's Transformer as a model of CTranslate2 with the same weights, which runs without Python or torch."""
+"""guerdon's Transformer as a model of CTranslate2 with the same weights, which runs without Python or torch.
+
+`as_ctranslate2` makes what its library's converters make; `model_files` the files of such a model, in memory, in a few
+milliseconds.
+"""
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from guerdon.errors import MissingExtraError
@@ -28,6 +35,19 @@ def as_ctranslate2(policy: Transformer, tokens: Sequence[str]) -> Any:
     Raises:
         MissingExtraError: without ctranslate2.
     """
+    spec = _spec(policy, tokens)
+    from ctranslate2.specs.model_spec import visit_spec  # type: ignore[import-untyped]
+
+    def own(part: Any, name: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            setattr(part, name.rsplit("/", 1)[-1], value.numpy().copy())  # quantising writes into what it is given
+
+    visit_spec(spec, own)
+    return spec
+
+
+def _spec(policy: Transformer, tokens: Sequence[str]) -> Any:
+    """The spec of `as_ctranslate2`, of tensors that share the memory of the policy's where these are float32 on the CPU."""
     try:
         from ctranslate2.specs import common_spec, transformer_spec  # type: ignore[import-untyped]
     except ImportError as error:
@@ -48,7 +68,7 @@ def as_ctranslate2(policy: Transformer, tokens: Sequence[str]) -> Any:
     target, output = (policy.embedding,) * 2 if tied else (policy.target_embedding, policy.output)
     _fill_side(decoder, decoder.embeddings, target, policy.decoder, policy.decoder_norm)
     decoder.projection.weight = _array(output.weight)
-    decoder.projection.bias = np.where(policy.allowed.cpu().numpy(), 0.0, IMPOSSIBLE).astype(np.float32)
+    decoder.projection.bias = _array(torch.where(policy.allowed, 0.0, IMPOSSIBLE))
     _fill_positions(policy, encoder, decoder)
     return _named(transformer_spec.TransformerSpec(encoder, decoder), policy, tokens)
 
@@ -113,5 +133,82 @@ def _fill_norm(spec: Any, norm: nn.LayerNorm) -> None:
     spec.gamma, spec.beta = _array(norm.weight), _array(norm.bias)
 
 
-def _array(tensor: Tensor) -> Any:
-    return tensor.detach().float().cpu().contiguous().numpy().copy()  # quantising writes into what it is given
+def _array(tensor: Tensor) -> Tensor:
+    return tensor.detach().float().cpu().contiguous()
+
+
+# --- in memory
+
+_VERSION = 6  # of the layout that `_binary` writes; later releases of ctranslate2 read it too
+_KINDS = ("float32", "int8", "int16", "int32", "float16", "bfloat16")
+
+
+def model_files(policy: Transformer, tokens: Sequence[str], quantised: bool = False) -> dict[str, bytes]:
+    """The files of `as_ctranslate2`'s model, for the argument ``files`` of ``ctranslate2.Translator``: name to content.
+
+    They have the bytes of those that ctranslate2 saves, without a detour by the disk or by copies of the weights.
+
+    Args:
+        policy: of any kind; it is only read.
+        tokens: the name of each id.
+        quantised: int8 matrices, each row with a scale of its own, as ctranslate2 quantises; else float32.
+
+    Raises:
+        MissingExtraError: without ctranslate2.
+    """
+    spec = _spec(policy, tokens)
+    spec.validate()
+    return {
+        "model.bin": _binary(spec, quantised),
+        "config.json": json.dumps(spec.config.to_dict()).encode(),
+        "shared_vocabulary.json": json.dumps(list(tokens)).encode(),
+    }
+
+
+def _binary(spec: Any, quantised: bool) -> bytes:
+    """Header, variables by name, then the names that stand for another variable, which is the same tensor."""
+    variables: dict[str, Any] = {}
+    aliases: dict[str, str] = {}
+    first: dict[tuple[int, ...], str] = {}
+    for name, (value, can) in sorted(_values(spec).items()):
+        same = first.setdefault((value.ctypes.data, *value.shape), name)
+        if same != name and value.ndim:
+            aliases[name] = same
+        elif quantised and can:
+            variables[name], variables[f"{name}_scale"] = _quantised(value)
+        else:
+            variables[name] = value
+    parts: list[Any] = [struct.pack("I", _VERSION), _text(spec.name), struct.pack("II", spec.revision, len(variables))]
+    for name, value in sorted(variables.items()):
+        shape = struct.pack(f"=B{value.ndim}I", value.ndim, *value.shape)
+        parts += [_text(name), shape, struct.pack("=BI", _KINDS.index(value.dtype.name), value.nbytes), value]
+    parts += [struct.pack("I", len(aliases)), *(_text(alias) + _text(name) for alias, name in sorted(aliases.items()))]
+    return b"".join(parts)
+
+
+def _values(spec: Any) -> dict[str, tuple[Any, bool]]:
+    """The arrays of a spec by name, and whether they may be quantised."""
+    from ctranslate2.specs.model_spec import visit_spec
+
+    found: dict[str, tuple[Any, bool]] = {}
+
+    def take(part: Any, name: str, value: Any) -> None:
+        if not isinstance(value, str):  # what stands for a variable that is not there
+            found[name] = np.asarray(value.numpy()), hasattr(part, f"{name.rsplit('/', 1)[-1]}_scale")
+
+    visit_spec(spec, take)
+    return found
+
+
+def _quantised(weight: Any) -> tuple[Any, Any]:
+    """int8 of the weight's shape, and float32 [rows]: the largest of each row becomes 127."""
+    largest = np.maximum(weight.max(1), -weight.min(1))
+    largest[largest == 0] = 127
+    scale = np.float32(127) / np.maximum(largest, np.float32(127) / np.finfo(np.float32).max)
+    scaled = weight * scale[:, None]
+    return np.rint(scaled, out=scaled).astype(np.int8), scale
+
+
+def _text(text: str) -> bytes:
+    content = text.encode() + b"\0"
+    return struct.pack("H", len(content)) + content

@@ -15,24 +15,25 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from guerdon.data.batches import source_batches
-from guerdon.data.draws import generator as random_generator
 from guerdon.data.padded import Padded
 from guerdon.data.records import Example
 from guerdon.errors import DataError
 from guerdon.generator import Generator
-from guerdon.models.precision import autocast
+from guerdon.models.precision import Precision, autocast
 from guerdon.objectives.divergence import kl_estimate, sequence_kl
 from guerdon.rewards.base import Judgement, Reward
 from guerdon.rewards.shaping import check_shaping, judge_prefixes
 from guerdon.training.ahead import Ahead, Drawn, Lap
 from guerdon.training.around import surroundings
 from guerdon.training.checkpoint import add_weights
+from guerdon.training.deciding import Decision, measured
+from guerdon.training.engine_rollouts import engine_of, engine_rollout
 from guerdon.training.holding import EntropyController, move_anchor
 from guerdon.training.loop import Loop, Outcome
 from guerdon.training.monitors import Alarm, Monitors
 from guerdon.training.progress import Progressing
 from guerdon.training.reinforcement import ReinforceConfig
-from guerdon.training.rollouts import Prompts, Rollout, draw, greedy_texts
+from guerdon.training.rollouts import Prompts, Rollout, check_references, draw, greedy_texts
 from guerdon.training.signals import Further, Seen, Signals, Targets
 from guerdon.training.supervised import Validate, smoothed_nll
 from guerdon.training.tally import Tally
@@ -68,6 +69,8 @@ class Reinforce:
         self._steps: Iterator[tuple[int, int, list[int]]] | None = None
         self._next = 0
         self._rollout: Rollout | None = None
+        self._engine = engine_of(config.rollout_engine, generator, prompts)
+        self._decision: Decision | None = None
         self._metrics: dict[str, float] = {}
         self._usage: Usage | None = None
 
@@ -79,6 +82,10 @@ class Reinforce:
             digest.update(repr((example.source, example.references)).encode())
         return f"{getattr(self.generator.policy, 'options', '')} {self.config} {self.reward.name} {digest.hexdigest()}"
 
+    def decide(self) -> Decision | None:
+        """See `Trainee`: the precision of rollouts, where it is to be chosen."""
+        return self._decided() if self.config.rollout_precision == "auto" else None
+
     def updates(self, step: int) -> Iterator[Iterator[Tensor]]:
         """One step: outputs are drawn and judged once; then one update of the policy from them, or several."""
         config, usage = self.config, Usage(self.generator.device)
@@ -87,15 +94,17 @@ class Reinforce:
         drawn = self.ahead.take(step) if self.ahead is not None else None
         drawn = drawn or self._make(self.generator, step, self._sources(step), usage.lap)
         rollout = self._rollout = drawn.rollout
-        references = self._references(step, drawn.numbers) if config.mle_weight else None
+        references = self.prompts.references(drawn.numbers, self.generator, self.seed, step) if config.mle_weight else None
         if self.ahead is not None and step < config.steps:
             self.ahead.begin(step + 1, self._sources(step + 1))
         seen = self.updating.scan(rollout)
         mask = rollout.samples.tokens.mask
         divergence = sequence_kl(kl_estimate("k1", rollout.samples.log_prob, seen.anchor_log_prob), mask)
         targets = self.signals.targets(step, rollout, drawn.judgement, seen, drawn.further)
+        if rollout.weights is not None:
+            targets, divergence = targets.weighed(rollout.weights), divergence * rollout.weights.to(divergence)
         self._metrics = self.watch.rollout_metrics(rollout, drawn.judged, drawn.judgement, targets.advantages, divergence)
-        self._metrics |= self.signals.metrics(drawn.judgement, targets, rollout.groups.cpu(), step)
+        self._metrics |= {**self.signals.metrics(drawn.judgement, targets, rollout.groups.cpu(), step), **rollout.figures}
         self._metrics["anchor_nll"] = -float(seen.anchor_log_prob.double().sum()) / rollout.samples.tokens.tokens()
         tally = Tally(rollout.samples, config.updates_per_rollout, drawn.stale)
         for number in range(config.updates_per_rollout):
@@ -133,31 +142,37 @@ class Reinforce:
         judged = self.prompts.judged(rollout.numbers, rollout.texts, rollout.samples.finished.tolist())
         judgement = self.reward.judge(judged)
         greedy = self._judge_greedy(generator, numbers) if self.signals.reads_greedy else None
-        prefixes = judge_prefixes(self.reward, judged, self._prefixes(rollout)) if self.signals.reads_prefixes else None
+        prefixes = (
+            judge_prefixes(self.reward, judged, rollout.prefixes(generator.tokenizer)) if self.signals.reads_prefixes else None
+        )
         lap("reward")
         return Drawn(numbers, rollout, judged, judgement, Further(greedy, prefixes))
 
     def _draw(self, generator: Generator, numbers: Sequence[int], step: int) -> Rollout:
-        config = self.config
-        copies, precision = config.samples_per_source, config.rollout_precision
+        precision = self.config.rollout_precision
+        if precision == "auto":
+            precision = (self._decision or self._decided()).chosen
+        return self._drawn(generator, numbers, step, precision)
+
+    def _drawn(self, generator: Generator, numbers: Sequence[int], step: int, precision: Precision) -> Rollout:
+        config, copies = self.config, self.config.samples_per_source
+        if self._engine is not None:
+            return engine_rollout(self._engine, self.prompts, numbers, config, self.seed, step)
         return draw(generator, self.prompts, numbers, copies, config.sampling, config.limit, self.seed, step, precision)
+
+    def _decided(self) -> Decision:
+        """Draws the outputs of step 1, which changes nothing but the time: draws belong to their keys."""
+        numbers = next(source_batches(len(self.prompts), self.config.sources_per_step, self.seed))[2]
+
+        def tokens(precision: Precision) -> int:
+            return self._drawn(self.generator, numbers, 1, precision).samples.tokens.tokens()
+
+        self._decision = Decision.of(measured(tokens))
+        return self._decision
 
     def _judge_greedy(self, generator: Generator, numbers: Sequence[int]) -> Judgement:
         texts, finished = greedy_texts(generator, self.prompts, numbers, self.config.limit)
         return self.reward.judge(self.prompts.judged(numbers, texts, finished))
-
-    def _prefixes(self, rollout: Rollout) -> list[list[str]]:
-        """The text before each token of each output."""
-        rows = rollout.samples.tokens.to_lists()
-        texts = iter(self.generator.tokenizer.decode_batch([row[:t] for row in rows for t in range(len(row))]))
-        return [[next(texts) for _ in row] for row in rows]
-
-    def _references(self, step: int, numbers: Sequence[int]) -> Padded:
-        """One reference of each source, drawn anew at each step."""
-        drawn = random_generator(self.seed, "mle reference", step)
-        chosen = [self.prompts.examples[i].references for i in numbers]
-        texts = [references[int(drawn.integers(len(references)))] for references in chosen]
-        return Padded.from_lists(self.generator.encode_targets(texts), self.generator.policy.pad_id, self.generator.device)
 
     def _mle_loss(self, numbers: Sequence[int], references: Padded) -> Tensor:
         """The negative log-likelihood per token of the references."""
@@ -199,13 +214,17 @@ class Reinforce:
         return [{"example": i, "source": self.prompts.examples[i].source, "output": text} for i, text in rows]
 
     def state(self) -> dict[str, Any]:
-        """See `Trainee`: moments, multipliers, coefficients, what the monitors follow, and outputs that were drawn ahead."""
-        ahead = {} if self.ahead is None else {"ahead": self.ahead.state_dict()}
-        kept = {"entropy": self.entropy.state_dict(), "monitors": self.monitors.state_dict()}
-        return {**self.signals.state_dict(), **kept, **ahead}
+        """See `Trainee`: moments, multipliers, coefficients, what monitors follow, what was measured or drawn ahead."""
+        kept: dict[str, Any] = {"entropy": self.entropy.state_dict(), "monitors": self.monitors.state_dict()}
+        if self.ahead is not None:
+            kept["ahead"] = self.ahead.state_dict()
+        if self._decision is not None:
+            kept["decision"] = self._decision.plain()
+        return {**self.signals.state_dict(), **kept}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """See `Trainee`."""
+        self._decision = Decision.from_plain(state["decision"]) if "decision" in state else None
         self.signals.load_state_dict(state)
         self.entropy.load_state_dict(state["entropy"])
         self.monitors.load_state_dict(state["monitors"])
@@ -267,19 +286,9 @@ def trainee_of(
             "needs training and validation sources", where="reinforce", cure="give examples and validation examples"
         )
     if config.mle_weight or reward.needs_references:
-        _check_references([*examples, *validation], "mle_weight" if config.mle_weight else f"reward {reward.name!r}")
+        check_references([*examples, *validation], "mle_weight" if config.mle_weight else f"reward {reward.name!r}")
     if config.shaping == "prefix":
         check_shaping(reward)
     name = "reinforce" if config.control == "none" else f"reinforce-{config.control}"
     watch = Watch(reward, Prompts.of(generator, validation), config.limit, validate)
     return Reinforce(name, generator, reward, Prompts.of(generator, examples), watch, config, seed)
-
-
-def _check_references(examples: Sequence[Example], reader: str) -> None:
-    for number, example in enumerate(examples):
-        if not example.references:
-            raise DataError(
-                f"example {number} ({example.source[:60]!r}) has no references, which {reader} reads",
-                where="reinforce",
-                cure="give every record at least one reference, or choose rewards that need none",
-            )

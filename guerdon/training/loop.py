@@ -91,6 +91,7 @@ class Loop:
         found = self.around.checkpoints.load(self.trainee.model, self.optimiser, self.state.options)
         self.around.progress.begin(self.trainee.name, self.steps, found.step if found else 0)
         if found is None:
+            self._decide()
             self._checkpoint()  # before anything is logged: it says where the logs are cut back to
         else:
             self.state = found
@@ -100,6 +101,13 @@ class Loop:
         if self.trainee.begins_trained and not self.state.validations:
             self._validate()
             self._checkpoint()
+
+    def _decide(self) -> None:
+        """Lets the trainee measure what it chooses. Rates differ from one hour to the next: they go beside the durations."""
+        if decided := self.trainee.decide():
+            self.around.log.timing(self.trainee.name, event="decided", sentence=decided.sentence, rates=decided.rates)
+            self.around.progress.say(f"{self.trainee.name}: {decided.sentence}")
+            self.usage.lap("measuring")
 
     def _finish(self) -> Outcome:
         state = self.state

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
+from guerdon.data.draws import generator as random_generator
 from guerdon.data.draws import row_keys
 from guerdon.data.padded import Padded
 from guerdon.data.records import Example
 from guerdon.decoding import LengthLimit, Samples, SamplingOptions, greedy, sample
-from guerdon.generator import Generator
+from guerdon.errors import DataError
+from guerdon.generator import Generator, Text
 from guerdon.models.policy import Policy
 from guerdon.models.precision import Precision
-from guerdon.models.together import deal
+from guerdon.models.together import deal, together
 from guerdon.rewards.base import Judged
 
 
@@ -38,6 +42,13 @@ class Prompts:
         """The sources of the examples named, as the policy reads them."""
         return Padded.from_lists([self.ids[i] for i in numbers], generator.policy.pad_id, generator.device)
 
+    def references(self, numbers: Sequence[int], generator: Generator, seed: int, step: int) -> Padded:
+        """One reference of each of the examples named, drawn anew at each step."""
+        drawn = random_generator(seed, "mle reference", step)
+        chosen = [self.examples[i].references for i in numbers]
+        texts = [references[int(drawn.integers(len(references)))] for references in chosen]
+        return Padded.from_lists(generator.encode_targets(texts), generator.policy.pad_id, generator.device)
+
     def judged(self, numbers: Sequence[int], texts: Sequence[str], finished: Sequence[bool]) -> Judged:
         """What a reward is shown of one text for each example named."""
         chosen = [self.examples[i] for i in numbers]
@@ -54,6 +65,8 @@ class Rollout:
         groups: int64 [rows], the sample group (source) of each row.
         samples: the ids, whether they ended, and their log-probabilities when drawn.
         texts: the ids as texts.
+        weights: float64 [rows], what each output counts where another model than the policy drew it; None where it did.
+        figures: what drawing measured, for the log.
     """
 
     sources: Padded
@@ -61,6 +74,14 @@ class Rollout:
     groups: Tensor
     samples: Samples
     texts: Sequence[str]
+    weights: Tensor | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    def prefixes(self, tokenizer: Text) -> list[list[str]]:
+        """The text before each token of each output."""
+        rows = self.samples.tokens.to_lists()
+        texts = iter(tokenizer.decode_batch([row[:t] for row in rows for t in range(len(row))]))
+        return [[next(texts) for _ in row] for row in rows]
 
     def micro_batches(self, max_tokens: int) -> Iterator[MicroBatch]:
         """Whole sample groups of about equal length, at most ``max_tokens`` padded target positions together (or one group)."""
@@ -108,6 +129,21 @@ class MicroBatch:
         return MicroBatch(self.rows[places], self.sources.select(groups), self.targets.select(places), of_source)
 
 
+def dealt(
+    module: nn.Module | Policy, policy: Policy, part: MicroBatch, look: Callable[[MicroBatch], list[Tensor]]
+) -> Sequence[Tensor]:
+    """What ``look`` says of some sample groups, each tensor [part, length]; each core looks at some of the groups."""
+    shares = part.deal(policy)
+    if len(shares) == 1:
+        return look(part)
+    found = together(module, [partial(lambda places: look(part.select(places)), places) for places in shares])
+    width, order = part.targets.ids.shape[1], torch.cat(shares).argsort()
+    return [
+        torch.cat([functional.pad(values, (0, width - values.shape[1])) for values in each])[order]
+        for each in zip(*found, strict=True)
+    ]
+
+
 def draw(
     generator: Generator,
     prompts: Prompts,
@@ -142,3 +178,14 @@ def greedy_texts(
     sources = prompts.padded(numbers, generator)
     found = greedy(generator.policy, sources, limit.of(sources, generator.policy))
     return generator.tokenizer.decode_batch([h.tokens for h in found]), [h.finished for h in found]
+
+
+def check_references(examples: Sequence[Example], reader: str) -> None:
+    """Refuses, as a `DataError`, an example without references, which ``reader`` needs."""
+    for number, example in enumerate(examples):
+        if not example.references:
+            raise DataError(
+                f"example {number} ({example.source[:60]!r}) has no references, which {reader} reads",
+                where="reinforce",
+                cure="give every record at least one reference, or choose rewards that need none",
+            )

@@ -5,7 +5,7 @@ Axes: n outputs of one step, before they are cut into micro-batches; t their pos
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -61,6 +61,7 @@ class Targets:
         distinct: bool [n], the sampled sets of minimum risk training; None for other estimators.
         returns: [n, t], what the value head learns; None without one.
         sets: the groups that minimum risk training averages over.
+        weights: [n], what each output counts, which its advantage has in it; None where all count alike.
     """
 
     advantages: Advantages
@@ -68,6 +69,13 @@ class Targets:
     distinct: Tensor | None = None
     returns: Tensor | None = None
     sets: int = 0
+    weights: Tensor | None = None
+
+    def weighed(self, weights: Tensor) -> Targets:
+        """The same for outputs that count as much as ``weights`` [n] says, which the advantages were computed without."""
+        values = self.advantages.values
+        each = weights.to(values).view(-1, *[1] * (values.ndim - 1))
+        return replace(self, advantages=Advantages(values * each, self.advantages.counted), weights=weights)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, nn
 
 from guerdon.errors import ConfigurationError
+from guerdon.training.deciding import Decision
 from guerdon.training.figures import check_direction
 from guerdon.training.monitors import Alarm
 from guerdon.training.usage import Usage
@@ -68,6 +69,10 @@ class Trainee(Protocol):
         """All that decides what is computed, beside seed, weights and the loop's options: a checkpoint fits no other."""
         ...
 
+    def decide(self) -> Decision | None:
+        """What is chosen by measuring: before the first checkpoint, and not again on resuming, so that `state` has it."""
+        ...
+
     def updates(self, step: int) -> Iterator[Iterator[Tensor]]:
         """The updates of the step, one after the other: most stages have one.
 
@@ -119,6 +124,10 @@ class PlainTrainee(ABC):
     @abstractmethod
     def losses(self, step: int) -> Iterator[Tensor]:
         """The losses of the step's only update, micro-batch by micro-batch."""
+
+    def decide(self) -> Decision | None:
+        """See `Trainee`: there is nothing to choose."""
+        return None
 
     def updates(self, step: int) -> Iterator[Iterator[Tensor]]:
         """See `Trainee`."""

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from guerdon.models.actor import Actor, ValueHead
 from guerdon.models.evaluation import target_log_prob
 from guerdon.models.policy import Evaluation, Policy
 from guerdon.models.precision import autocast
-from guerdon.models.together import together
 from guerdon.objectives.divergence import kl_estimate
 from guerdon.objectives.minimum_risk import minimum_risk_loss
 from guerdon.objectives.policy_gradient import clipped_loss, entropy_loss, kl_loss, reinforce_loss
 from guerdon.objectives.value import value_loss
 from guerdon.training.estimators import DEFAULT_SHARPNESS, ValueOptions
 from guerdon.training.reinforcement import ReinforceConfig
-from guerdon.training.rollouts import MicroBatch, Rollout
+from guerdon.training.rollouts import MicroBatch, Rollout, dealt
 from guerdon.training.signals import Seen, Targets
 from guerdon.training.tally import Tally
 
@@ -56,7 +51,7 @@ class Updating:
                 now = self._evaluate(part, self.anchor)
                 parts = {"anchor_log_prob": now.anchor_log_prob, "kl": now.kl, "value": now.value}
             else:
-                (anchor_log_prob,) = _dealt(self.anchor, self.anchor, part, self._of_anchor)
+                (anchor_log_prob,) = dealt(self.anchor, self.anchor, part, self._of_anchor)
                 parts = {"anchor_log_prob": anchor_log_prob}
             for name, values in parts.items():
                 if values is not None:
@@ -81,7 +76,7 @@ class Updating:
                 seen = self.actor.evaluate(part.sources, part.targets, anchor, config.temperature, part.of_source, config.top_p)
             return [getattr(seen, name) for name in names]
 
-        found = _dealt(self.actor, self.actor.policy, part, of_share)
+        found = dealt(self.actor, self.actor.policy, part, of_share)
         return Evaluation(mask=part.targets.mask, **dict(zip(names, found, strict=True)))
 
     def loss(
@@ -108,12 +103,13 @@ class Updating:
             tally.keep(rows, now.log_prob)
         loss = self._estimate(part, now, targets, tally, first)
         counted = advantages.counted.to(device)[rows, None] & now.mask
+        share = 1.0 if targets.weights is None else targets.weights.to(now.log_prob)[rows, None]
         if in_loss:
             of_anchor = seen.anchor_log_prob[rows, :width].to(now.log_prob)
             each = kl_estimate(kl.chosen_estimator, now.log_prob, of_anchor, now.kl)
-            loss = loss + held * kl_loss(each, counted, samples)
+            loss = loss + held * kl_loss(share * each, counted, samples)
         if bonus:
-            loss = loss + bonus * entropy_loss(now.entropy, counted, samples)
+            loss = loss + bonus * entropy_loss(share * now.entropy, counted, samples)
         if now.value is not None and targets.returns is not None and seen.value is not None:
             options = config.value or ValueOptions()
             before, returns = seen.value[rows, :width].to(now.value), targets.returns.to(now.value)[rows, :width]
@@ -141,18 +137,3 @@ class Updating:
         )
         tally.count_clipped(clipped)
         return loss
-
-
-def _dealt(
-    module: nn.Module | Policy, policy: Policy, part: MicroBatch, look: Callable[[MicroBatch], list[Tensor]]
-) -> Sequence[Tensor]:
-    """What ``look`` says of some sample groups, each tensor [part, length]; each core looks at some of the groups."""
-    shares = part.deal(policy)
-    if len(shares) == 1:
-        return look(part)
-    found = together(module, [partial(lambda places: look(part.select(places)), places) for places in shares])
-    width, order = part.targets.ids.shape[1], torch.cat(shares).argsort()
-    return [
-        torch.cat([functional.pad(values, (0, width - values.shape[1])) for values in each])[order]
-        for each in zip(*found, strict=True)
-    ]

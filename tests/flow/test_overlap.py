@@ -22,6 +22,7 @@ from guerdon.models.transformer import Transformer
 from guerdon.rewards.function import FunctionReward
 from guerdon.stages.gradient_noise import gradient_noise
 from guerdon.stages.reinforce import Reinforce
+from guerdon.training.engines import EngineOptions
 from guerdon.training.estimators import ValueOptions
 from guerdon.training.holding import KlOptions
 
@@ -211,6 +212,7 @@ def test_gradient_noise_can_be_measured_all_the_same() -> None:
 
 REFUSED: list[tuple[str, Callable[[], Any]]] = [
     ("minimum_risk weighs sets", lambda: config(estimator="minimum_risk")),
+    ("engine's outputs", lambda: config(temperature=1.0, rollout_engine=EngineOptions("ctranslate2"))),
     ("top_p below 1", lambda: config(top_p=0.9)),
     ("k3 in the loss", lambda: config(kl=KlOptions(0.1, "loss", "k3"))),
     ("anchor that has moved", lambda: config(kl=KlOptions(0.1, anchor="refreshed", anchor_every=2))),

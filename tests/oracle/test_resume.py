@@ -49,6 +49,7 @@ VARIANTS = {
         "reinforce.schedules={chrf: {to: 0.2, steps: 8}}",
         "reinforce.constraints={repetition: {at_least: 0.9}}",
     ],
+    "rollouts by ctranslate2": ["reinforce.rollout_engine={kind: ctranslate2, compute_type: int8}"],
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from helpers.tiny_policies import tiny_policy
 
 from guerdon.data.padded import Padded
 from guerdon.errors import CapabilityError, MissingExtraError
-from guerdon.models.as_ctranslate2 import as_ctranslate2
+from guerdon.models.as_ctranslate2 import as_ctranslate2, model_files
 from guerdon.models.as_huggingface import as_huggingface
 from guerdon.models.transformer import Transformer
 
@@ -126,3 +127,38 @@ def test_a_missing_library_is_named(library: str, monkeypatch: pytest.MonkeyPatc
     policy = policy_of(("pre", "sinusoidal", "relu", True))
     with pytest.raises(MissingExtraError, match=library):
         as_huggingface(policy) if library == "transformers" else as_ctranslate2(policy, NAMES)
+
+
+@pytest.mark.parametrize("quantisation", [None, "int8"])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind)))
+def test_files_in_memory_are_those_that_ctranslate2_saves(
+    kind: tuple[Any, ...], quantisation: str | None, tmp_path: Path
+) -> None:
+    policy = policy_of(kind)
+    with torch.no_grad():
+        policy.encoder[0].feed_forward.project_in.weight[3] = 0.0  # a row without a scale
+    before = {name: weight.clone() for name, weight in policy.state_dict().items()}
+    found = model_files(policy, NAMES, quantisation == "int8")
+    assert all(torch.equal(before[name], weight) for name, weight in policy.state_dict().items())
+    spec = as_ctranslate2(policy, NAMES)
+    spec.validate()
+    spec.optimize(quantization=quantisation)
+    spec.save(str(tmp_path))
+    assert found["model.bin"] == (tmp_path / "model.bin").read_bytes()
+    for name in ("config.json", "shared_vocabulary.json"):
+        assert json.loads(found[name]) == json.loads((tmp_path / name).read_text())
+    assert set(found) == {path.name for path in tmp_path.iterdir()}
+
+
+def test_files_in_memory_are_of_the_weights_of_the_moment() -> None:
+    policy = policy_of(("pre", "sinusoidal", "gelu", True))
+    scores = []
+    for _ in range(2):
+        memory = ctranslate2.Translator("policy", files=model_files(policy, NAMES), compute_type="float32", intra_threads=1)
+        scored = memory.score_batch(named(SOURCES), [row[:-1] for row in named(TARGETS)])
+        assert [sum(one.log_probs) for one in scored] == pytest.approx(log_probs(policy), abs=1e-4)
+        scores.append(log_probs(policy))
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.mul_(0.7)
+    assert all(abs(a - b) > 1e-2 for a, b in zip(*scores, strict=True))
