@@ -174,8 +174,8 @@ class _MostProbable:
     def choose(self, logits: Tensor, book: Book, position: int) -> tuple[Tensor, Tensor]:
         log_prob = torch.log_softmax(logits, -1)
         if self.ngram_block:
-            log_prob = block_ngrams(log_prob, book.written(position), self.ngram_block)
-        best = most_probable(log_prob)
+            logits = log_prob = block_ngrams(log_prob, book.written(position), self.ngram_block)
+        best = most_probable(logits)
         return best, log_prob.gather(1, best[:, None])[:, 0]
 
 
@@ -185,6 +185,8 @@ def most_probable(scores: Tensor) -> Tensor:
     First the block of `_BLOCK` columns is found, then the column within it: torch's own takes five times as long on the CPU.
     """
     size = scores.shape[1]
+    if len(scores) == 1:  # too little to divide
+        return scores.argmax(-1)
     whole = size - size % _BLOCK
     largest = scores[:, :whole].unflatten(1, (-1, _BLOCK)).amax(-1)
     if whole < size:
@@ -271,7 +273,7 @@ def _written(policy: Policy, state: Any, tokens: Tensor, book: Book, choice: _Ch
         running = book.add(position, chosen, log_prob)
         if running == 0:
             break
-        tokens = torch.where(book.running, chosen, policy.end_id)
+        tokens = chosen if running == len(chosen) else torch.where(book.running, chosen, policy.end_id)
         if running <= _COMPACT * len(tokens):
             kept = book.running.nonzero()[:, 0]
             state, tokens = state.select(kept), tokens[kept]
