@@ -21,6 +21,7 @@ from torch.nn import functional
 from guerdon.models.precision import Precision
 
 _ROWS = 512  # that the layout is made for: it serves one row as well, while one made for a single row does not serve many
+_LARGE = 2**18  # weights
 
 _Found = TypeVar("_Found")
 
@@ -74,20 +75,20 @@ class SingleLinear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         weight, (out, wide) = weight.detach(), weight.shape
-        # sums of rows of Wᵀ where they are long, else products with rows of W
-        self.weight = weight.clone() if wide > out else weight.t().contiguous().t()
-        self.bias = None if bias is None else bias.detach().clone()
+        # a sum of rows of Wᵀ where they are the longer ones, else products with rows of W
+        self.turned = weight.clone().t() if wide > out else weight.t().contiguous()
+        self.bias = weight.new_zeros(()) if bias is None else bias.detach().clone()
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[..., in] to [..., out]."""
-        found = functional.linear(hidden, self.weight, self.bias)
+        """[n, in] to [n, out]."""
+        found = torch.addmm(self.bias, hidden, self.turned)
         if self.activation == "none":
             return found
         return found.relu_() if self.activation == "relu" else functional.gelu(found)
 
     def added(self, hidden: Tensor, to: Tensor) -> Tensor:
         """``to`` + x Wᵀ + b; for layers without an activation."""
-        return functional.linear(hidden, self.weight, self.bias).add_(to)
+        return torch.addmm(to, hidden, self.turned).add_(self.bias)
 
 
 def can_pack(like: Tensor) -> bool:
@@ -105,14 +106,20 @@ def can_pack(like: Tensor) -> bool:
 
 
 def pack(modules: Sequence[nn.Module], precision: Precision = "float32", single: bool = False) -> list[nn.Module]:
-    """The same modules with packed linear layers (``single``: `SingleLinear`); all else is shared with those given.
+    """The same modules with packed linear layers (``single``: those of `single_row`); all else is shared with those given.
 
     A layer of a subclass of ``nn.Linear`` may compute something else, and stays as it is. A module with a method
     ``fuse_packed`` is asked, in its packed form, to leave to its packed layers what they can do in the same pass.
     """
-    if single:
-        return [_packed(module, SingleLinear) for module in modules]
-    return [_packed(module, partial(PackedLinear, precision=precision)) for module in modules]
+    kind = partial(single_row if single else PackedLinear, precision=precision)
+    return [_packed(module, kind) for module in modules]
+
+
+def single_row(weight: Tensor, bias: Tensor | None, precision: Precision) -> PackedLinear | SingleLinear:
+    """The layer that is fastest for a single row: in bfloat16 small weights are not worth the rounding of what goes in and out."""
+    if precision == "bfloat16" and weight.numel() >= _LARGE:
+        return PackedLinear(weight, bias, precision)
+    return SingleLinear(weight, bias)
 
 
 def _packed(module: nn.Module, kind: Callable[[Tensor, Tensor | None], nn.Module]) -> nn.Module:

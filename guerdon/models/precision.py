@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,6 +14,8 @@ Precision = Literal["float32", "bfloat16"]
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
     """bfloat16 matrix products with float32 weights and sums; nothing for float32."""
+    if precision == "float32" and not torch.is_autocast_enabled(device.type):
+        return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 

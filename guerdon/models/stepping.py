@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from guerdon.models.cache import Layout, SelfCache
@@ -25,8 +26,8 @@ class LayerStep:
     """
 
     def __init__(self, layer: DecoderLayer) -> None:
-        self.query_and_pair, self.project_in = layer.attention.query_and_pair, layer.attention.project_in
-        self.project_query, self.inner = layer.cross.project_query, layer.feed_forward.inner
+        self.query_and_pair, self.project_in = layer.attention.query_and_pair, straight(layer.attention.project_in)
+        self.project_query, self.inner = straight(layer.cross.project_query), layer.feed_forward.inner
         self.around_attention = _Around(layer.around_attention, layer.attention.project_out)
         self.around_cross = _Around(layer.around_cross, layer.cross.project_out)
         self.around_feed_forward = _Around(layer.around_feed_forward, layer.feed_forward.project_out)
@@ -49,11 +50,21 @@ class LayerStep:
         return self.around_feed_forward.leave(inner, hidden)
 
 
+def straight(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """What the module computes, without the detours of a module's call where it is of a known kind."""
+    if isinstance(module, PackedLinear | SingleLinear):
+        return module.forward
+    if type(module) is nn.LayerNorm:
+        shape, weight, bias, eps = module.normalized_shape, module.weight, module.bias, module.eps
+        return lambda hidden: torch.layer_norm(hidden, shape, weight, bias, eps)
+    return module
+
+
 class _Around:
     """What `guerdon.models.layers.Residual` does before a sub-layer, and behind it with the sub-layer's last product."""
 
     def __init__(self, residual: Residual, last: nn.Module) -> None:
-        self.pre, self.norm = residual.pre, residual.norm
+        self.pre, self.norm = residual.pre, straight(residual.norm)
         silent = not residual.dropout.training or residual.dropout.share == 0.0
         self.add: Callable[[Tensor, Tensor], Tensor]
         if silent and isinstance(last, PackedLinear | SingleLinear):

@@ -23,7 +23,7 @@ from guerdon.models.evaluation import evaluate_logits
 from guerdon.models.filled import Filled
 from guerdon.models.layers import DecoderLayer, EncoderLayer, Memory
 from guerdon.models.options import END_ID, MASK_ID, PAD_ID, START_ID, TransformerOptions
-from guerdon.models.packed import PackedLinear, SingleLinear, can_pack, fingerprint, kept, pack
+from guerdon.models.packed import PackedLinear, can_pack, fingerprint, kept, pack, single_row
 from guerdon.models.policy import Evaluation, Policy
 from guerdon.models.precision import Precision, autocast
 from guerdon.models.state import DecoderState, Parts
@@ -190,10 +190,9 @@ class Transformer(nn.Module):
             encoder, decoder = cast("list[EncoderLayer]", list(self.encoder)), self._decoder_layers
             cross = [layer.cross for layer in decoder]
             return Parts(encoder, cross, [LayerStep(layer) for layer in decoder], self._project, precision)
-        single = rows == 1 and precision == "float32"
         key, weights = (precision, self.training), fingerprint(self)
         many = kept(self, key, lambda: self._packed(precision), weights)
-        return kept(self, (*key, "single"), lambda: self._single(many), weights) if single else many
+        return many if rows != 1 else kept(self, (*key, "single"), lambda: self._single(many, precision), weights)
 
     def _packed(self, precision: Precision) -> Parts:
         encoder = cast("list[EncoderLayer]", pack(list(self.encoder), precision))
@@ -201,10 +200,10 @@ class Transformer(nn.Module):
         project = PackedLinear(self._output_weight, self.disallowed_bias, precision)
         return Parts(encoder, [layer.cross for layer in decoder], [LayerStep(layer) for layer in decoder], project, "float32")
 
-    def _single(self, many: Parts) -> Parts:
+    def _single(self, many: Parts, precision: Precision) -> Parts:
         """The same with a decoder for one row."""
-        decoder = cast("list[DecoderLayer]", pack(list(self.decoder), single=True))
-        project = SingleLinear(self._output_weight, self.disallowed_bias)
+        decoder = cast("list[DecoderLayer]", pack(list(self.decoder), precision, single=True))
+        project = single_row(self._output_weight, self.disallowed_bias, precision)
         return dataclasses.replace(many, decoder=[LayerStep(layer) for layer in decoder], project=project)
 
     # --- ends

@@ -102,7 +102,7 @@ def test_sources_without_rows_leave_the_memory() -> None:
     state, _ = policy.start(SOURCES, copies=2)
     state = state.select(torch.tensor([7, 2, 6]))
     assert [tuple(key.shape[:1]) for key, _ in state.memory] == [(2,)]
-    assert state.mask.shape[0] == 2
+    assert state.bias.shape[0] == 2
     assert state.layout.source.tolist() == [1, 0, 1]
     state = state.select(torch.tensor([], dtype=torch.int64))
     assert state.rows == 0
@@ -125,7 +125,7 @@ def test_an_empty_cache_holds_nothing_and_an_added_position_is_found() -> None:
     cache = SelfCache.empty(2, 3, 4, like=torch.zeros(1, dtype=torch.float64))
     keys = torch.randn(40, 2, 3, 4, dtype=torch.float64)
     for count, key in enumerate(keys, 1):
-        found_keys, found_values = cache.append(key, -key)
+        found_keys, found_values = cache.append(torch.stack([key, -key], dim=1))
         assert found_keys.shape == (2, 3, count, 4)
     assert torch.equal(found_keys, torch.stack(list(keys), dim=2))
     assert torch.equal(found_values, -found_keys)
@@ -161,15 +161,15 @@ def test_a_reordered_beam_stays_where_it_was_written() -> None:
     state, tokens = policy.start(SOURCES, 3)
     policy.step(state, tokens)
     state = state.select(torch.tensor([0, 0, 0, 5, 4, 3, 6, 7, 8, 9, 9, 10]))
-    places = [cache.keys.data_ptr() for cache in state.caches]
+    places = [cache.pairs.data_ptr() for cache in state.caches]
     policy.step(state, tokens)
     state = state.select(torch.tensor([2, 1, 0, 3, 3, 4, 8, 8, 8, 11, 10, 9]))
-    assert places == [cache.keys.data_ptr() for cache in state.caches]
+    assert places == [cache.pairs.data_ptr() for cache in state.caches]
     assert state.lanes.ancestors[0].tolist() == [[0, 2], [0, 1], [0, 0]]
     assert state.lanes.ancestors[1].tolist() == [[2, 0], [2, 0], [1, 1]]
     policy.step(state, tokens)
     state = state.select(torch.arange(12))  # nothing moves, and nothing is taken apart
-    assert places == [cache.keys.data_ptr() for cache in state.caches]
+    assert places == [cache.pairs.data_ptr() for cache in state.caches]
     assert state.lanes.ancestors[0].tolist() == [[0, 2, 0], [0, 1, 1], [0, 0, 2]]
 
 
