@@ -13,7 +13,7 @@ from torch import Tensor
 
 from guerdon.models.attention import attend_next
 
-BLOCK = 32  # positions by which the cache grows: few copies, little memory for outputs that end early
+BLOCK = 6  # positions by which a cache grows at least: what is read at each step is to lie closely, which is worth the copies
 
 
 @dataclass
@@ -54,9 +54,10 @@ class SelfCache:
 
 
 def grown(old: Tensor) -> Tensor:
-    """[2, rows, h, capacity, ...] with room for one more block of positions."""
-    new = old.new_empty((*old.shape[:3], old.shape[3] + BLOCK, *old.shape[4:]))
-    new.narrow(3, 0, old.shape[3]).copy_(old)
+    """[2, rows, h, capacity, ...] with room for more positions: in all, each is copied a few times, however long the cache gets."""
+    capacity = old.shape[3]
+    new = old.new_empty((*old.shape[:3], capacity + max(BLOCK, capacity // 4), *old.shape[4:]))
+    new.narrow(3, 0, capacity).copy_(old)
     return new
 
 
