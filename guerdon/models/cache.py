@@ -54,7 +54,7 @@ class SelfCache:
 
 
 def grown(old: Tensor) -> Tensor:
-    """[2, rows, h, capacity, ...] with room for more positions: in all, each is copied a few times, however long the cache gets."""
+    """[2, rows, h, capacity, ...] with room for more positions; each is copied a few times, however long the cache gets."""
     capacity = old.shape[3]
     new = old.new_empty((*old.shape[:3], capacity + max(BLOCK, capacity // 4), *old.shape[4:]))
     new.narrow(3, 0, capacity).copy_(old)

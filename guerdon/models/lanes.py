@@ -63,7 +63,7 @@ class LaneCache:
         return cls(cache.pairs.unflatten(1, (-1, count)).permute(0, 1, 3, 4, 2, 5).contiguous(), cache.length, lanes)
 
     def attend(self, query: Tensor, pair: Tensor) -> Tensor:
-        """Adds one position and attends to each row's past, it included: [r, m] from query [r, 1, h, d] and pair [r, 2, h, d]."""
+        """As `guerdon.models.cache.SelfCache.attend`: a row attends to its own past, the new position included."""
         _, sources, heads, capacity, lanes, width = self.pairs.shape
         if self.length == capacity:
             self.pairs = grown(self.pairs)

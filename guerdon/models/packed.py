@@ -116,7 +116,7 @@ def pack(modules: Sequence[nn.Module], precision: Precision = "float32", single:
 
 
 def single_row(weight: Tensor, bias: Tensor | None, precision: Precision) -> PackedLinear | SingleLinear:
-    """The layer that is fastest for a single row: in bfloat16 small weights are not worth the rounding of what goes in and out."""
+    """The layer that is fastest for a single row: in bfloat16, small weights are not worth the rounding of inputs."""
     if precision == "bfloat16" and weight.numel() >= _LARGE:
         return PackedLinear(weight, bias, precision)
     return SingleLinear(weight, bias)

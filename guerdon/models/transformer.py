@@ -185,7 +185,7 @@ class Transformer(nn.Module):
             return parts.project(self.decoder_norm(hidden))
 
     def _parts(self, precision: Precision, rows: int) -> Parts:
-        """What a decode that begins with so many rows computes with: packed layers where that is possible, else the model's own."""
+        """What a decode that begins with so many rows computes with: packed layers where possible, else the model's own."""
         if not can_pack(self._output_weight):
             encoder, decoder = cast("list[EncoderLayer]", list(self.encoder)), self._decoder_layers
             cross = [layer.cross for layer in decoder]

@@ -11,7 +11,7 @@ from helpers.table_policy import END, TablePolicy, log_probs, probability_table,
 
 from guerdon.data.padded import Padded
 from guerdon.decoding import BeamOptions, beam_search
-from guerdon.decoding.beam import top_candidates
+from guerdon.decoding.largest import top_candidates
 from guerdon.errors import ConfigurationError, GuerdonError, InputError
 
 A, B, C = 3, 4, 5
