@@ -45,7 +45,7 @@ def attend_next(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None =
     flat, none = query.reshape(rows * heads, queries, width), query.new_empty(1, 1, 1)
     scores = torch.baddbmm(none, flat, key.reshape(rows * heads, keys, width).transpose(1, 2), beta=0.0, alpha=width**-0.5)
     if bias is not None:
-        scores = (scores.view(rows, heads, queries, keys) + bias).view(scores.shape)
+        scores.view(rows, heads, queries, keys).add_(bias)
     chances = torch.softmax(scores, dim=-1).to(value.dtype)
     return torch.bmm(chances, value.reshape(rows * heads, keys, width)).view(query.shape)
 
