@@ -119,6 +119,8 @@ def test_a_single_row_reads_new_weights_and_shares_what_reads_the_source() -> No
 
 def test_dropout_of_a_single_row_is_not_lost_in_the_sum() -> None:
     model = policy(dropout=0.5).train()
+    model.encoder.eval()
+    model.dropout.eval()  # that of embeddings
     with torch.no_grad():
         assert not torch.equal(logits_of_steps(model), logits_of_steps(model))
         model.eval()
