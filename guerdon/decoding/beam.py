@@ -31,6 +31,7 @@ from guerdon.decoding.constraints import (
     inference,
     not_finite,
 )
+from guerdon.decoding.largest import top_candidates
 from guerdon.decoding.outputs import Hypothesis
 from guerdon.decoding.shares import decode_shares, shares_of
 from guerdon.errors import ConfigurationError
@@ -155,34 +156,6 @@ def _share(
         state = state.select(rows)
 
 
-def top_candidates(totals: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` largest totals of each row in descending order, with their columns; ties go to the lower column.
-
-    `torch.topk` leaves open which of several equal numbers it takes, and in which order.
-    """
-    values, columns = totals.topk(min(count + 1, totals.shape[1]))
-    if values.shape[1] > count:
-        cut = (values[:, count - 1] == values[:, count]) & torch.isfinite(values[:, count])  # equals stand on both sides
-        rows = cut.nonzero()[:, 0]
-        if len(rows):
-            columns[rows, :count] = _lowest(totals[rows], values[rows, :count], columns[rows, :count])
-        columns = columns[:, :count]
-    columns = columns.sort(1).values
-    values, order = totals.gather(1, columns).sort(dim=1, descending=True, stable=True)
-    return values, columns.gather(1, order)
-
-
-def _lowest(totals: Tensor, values: Tensor, columns: Tensor) -> Tensor:
-    """The columns of each row's largest totals, descending, with those that equal the last of them replaced by the lowest."""
-    least = values[:, -1:]
-    above = (values > least).sum(1)  # these stand first
-    row, column = (totals == least).nonzero(as_tuple=True)  # by row, then by column
-    first = torch.searchsorted(row, torch.arange(len(totals), device=row.device))
-    place = above[row] + torch.arange(len(row), device=row.device) - first[row]
-    taken = place < columns.shape[1]
-    return columns.index_put((row[taken], place[taken]), column[taken])
-
-
 @dataclass(frozen=True)
 class _Candidates:
     """The best continuations of each source, best first; every field is [s, c].
@@ -217,7 +190,7 @@ class _Search:
         """The best continuations under logits [s * k, v]."""
         size, vocabulary = self.options.beam_size, logits.shape[1]
         scores = self._constrained(self._log_probabilities(logits))
-        totals = (self.log_prob.to(scores.dtype).view(-1, 1) + scores).view(-1, size * vocabulary)
+        totals = scores.add_(self.log_prob.to(scores.dtype).view(-1, 1)).view(-1, size * vocabulary)
         log_prob, columns = top_candidates(totals, min(2 * size, size * vocabulary))
         token = columns % vocabulary
         return _Candidates(log_prob, columns // vocabulary, token, token == self.policy.end_id)

@@ -27,11 +27,13 @@ class Book:
         self.log_prob = torch.zeros(shape, dtype=torch.float64, device=rows.device)
         self.lengths = torch.zeros_like(rows)
         self.finished = torch.zeros_like(rows, dtype=torch.bool)
+        self.filled, self.added = 0, list[tuple[Tensor, Tensor, Tensor]]()
         self.hold(torch.arange(len(rows), device=rows.device))
 
     def hold(self, places: Tensor) -> None:
         """The state now holds the rows at these places, all of them running."""
-        self.held, self.held_limits = places, self.limits[places]
+        self._write()
+        self.held, self.held_limits, self.least_limit = places, self.limits[places], int(self.limits[places].min())
         self.running = torch.ones_like(places, dtype=torch.bool)
 
     @property
@@ -46,20 +48,31 @@ class Book:
 
     def written(self, position: int) -> Tensor:
         """What the held rows wrote before this position: int64 [r, t]."""
+        self._write()
         return self.tokens[self.held, :position]
 
     def add(self, position: int, tokens: Tensor, log_prob: Tensor) -> int:
-        """Writes one token for each running row and returns how many rows still run."""
-        self.tokens[self.held, position] = torch.where(self.running, tokens, self.pad_id)
-        self.log_prob[self.held, position] = torch.where(self.running, log_prob, 0.0).double()
-        self.lengths[self.held] += self.running
-        ended = self.running & (tokens == self.end_id)
-        self.finished[self.held] |= ended
-        self.running = self.running & ~ended & (position + 1 < self.held_limits)
-        return int(self.running.sum())
+        """Takes one token for each running row and returns how many rows still run."""
+        self.added.append((tokens, log_prob, self.running))
+        self.running = self.running & (tokens != self.end_id)
+        if position + 1 >= self.least_limit:
+            self.running = self.running & (position + 1 < self.held_limits)
+        return sum(self.running.tolist())
+
+    def _write(self) -> None:
+        """Enters what was taken since the last time: many positions at once cost as little as one."""
+        if self.added:
+            tokens, log_prob, running = (torch.stack(parts, dim=1) for parts in zip(*self.added, strict=True))
+            positions = slice(self.filled, self.filled + len(self.added))
+            self.tokens[self.held, positions] = torch.where(running, tokens, self.pad_id)
+            self.log_prob[self.held, positions] = torch.where(running, log_prob, 0.0).double()
+            self.lengths[self.held] += running.sum(1)
+            self.finished[self.held] |= (running & (tokens == self.end_id)).any(1)
+            self.filled, self.added = positions.stop, []
 
     def close(self, dtype: torch.dtype) -> Samples:
         """The whole of it, cut to the longest row."""
+        self._write()
         broken = (~torch.isfinite(self.log_prob)).any(1).nonzero()[:, 0].tolist()
         if broken:
             raise not_finite(f"output {int(self.rows[broken[0]])}")

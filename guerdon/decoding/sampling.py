@@ -27,6 +27,7 @@ from guerdon.decoding.constraints import (
     full_precision,
     inference,
 )
+from guerdon.decoding.largest import BLOCK, most_probable
 from guerdon.decoding.outputs import Hypothesis, Samples
 from guerdon.decoding.shares import decode_shares, joined, rows_of, shares_of
 from guerdon.errors import ConfigurationError, InputError
@@ -34,7 +35,6 @@ from guerdon.models.evaluation import outside_nucleus
 from guerdon.models.policy import Policy
 from guerdon.models.precision import Precision
 
-_BLOCK = 64  # tokens
 _COMPACT = 0.75  # finished rows leave when at most this share still runs: leaving copies the caches of the rest
 
 
@@ -174,24 +174,9 @@ class _MostProbable:
     def choose(self, logits: Tensor, book: Book, position: int) -> tuple[Tensor, Tensor]:
         log_prob = torch.log_softmax(logits, -1)
         if self.ngram_block:
-            log_prob = block_ngrams(log_prob, book.written(position), self.ngram_block)
-        best = most_probable(log_prob)
+            logits = log_prob = block_ngrams(log_prob, book.written(position), self.ngram_block)
+        best = most_probable(logits)
         return best, log_prob.gather(1, best[:, None])[:, 0]
-
-
-def most_probable(scores: Tensor) -> Tensor:
-    """The lowest of the columns with the largest score, int64 [r], from [r, v]; nan counts as the largest.
-
-    First the block of `_BLOCK` columns is found, then the column within it: torch's own takes five times as long on the CPU.
-    """
-    size = scores.shape[1]
-    whole = size - size % _BLOCK
-    largest = scores[:, :whole].unflatten(1, (-1, _BLOCK)).amax(-1)
-    if whole < size:
-        largest = torch.cat([largest, scores[:, whole:].amax(-1, keepdim=True)], dim=1)
-    places = largest.argmax(-1, keepdim=True) * _BLOCK + torch.arange(_BLOCK, device=scores.device)
-    held = scores.gather(1, places.clamp(max=size - 1))  # the last column again and again, in a block that is cut short
-    return places.gather(1, held.argmax(-1, keepdim=True))[:, 0]
 
 
 def filter_logits(logits: Tensor, options: SamplingOptions) -> Tensor:
@@ -210,26 +195,26 @@ def filter_logits(logits: Tensor, options: SamplingOptions) -> Tensor:
 def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """The token at which the cumulative probability reaches the uniform number: int64 [r], from [r, v] and [r] in (0, 1].
 
-    First the block of `_BLOCK` tokens is found, then the token within it: a running sum over the whole vocabulary costs more
+    First the block of `BLOCK` tokens is found, then the token within it: a running sum over the whole vocabulary costs more
     than the softmax. Sums of blocks are of the probabilities' own precision, running sums float64. The number is scaled by
     the total, within the block by the block's: it cannot exceed it, and the token found raised the sum, so that one of
     probability 0 is never drawn, whatever the rounding.
     """
     size = probabilities.shape[1]
-    whole = size - size % _BLOCK
-    sums = probabilities[:, :whole].unflatten(1, (-1, _BLOCK)).sum(-1)
+    whole = size - size % BLOCK
+    sums = probabilities[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1)
     if whole < size:
         sums = torch.cat([sums, probabilities[:, whole:].sum(-1, keepdim=True)], dim=1)
     ends = sums.cumsum(-1, dtype=torch.float64)
     goal = uniform[:, None] * ends[:, -1:]
     block = torch.searchsorted(ends, goal).clamp(max=ends.shape[1] - 1)  # beyond only in rows of nan, which `Book` reports
     begin = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
-    places = block * _BLOCK + torch.arange(_BLOCK, device=block.device)
+    places = block * BLOCK + torch.arange(BLOCK, device=block.device)
     held = torch.where(places < size, probabilities.gather(1, places.clamp(max=size - 1)), 0.0)
     within = held.cumsum(-1, dtype=torch.float64)
     share = (goal - begin) / (ends.gather(1, block) - begin)
     token = torch.searchsorted(within, share.clamp(max=1.0) * within[:, -1:])
-    return (block * _BLOCK + token)[:, 0].clamp(max=size - 1)
+    return (block * BLOCK + token)[:, 0].clamp(max=size - 1)
 
 
 @dataclass(frozen=True)
@@ -271,7 +256,7 @@ def _written(policy: Policy, state: Any, tokens: Tensor, book: Book, choice: _Ch
         running = book.add(position, chosen, log_prob)
         if running == 0:
             break
-        tokens = torch.where(book.running, chosen, policy.end_id)
+        tokens = chosen if running == len(chosen) else torch.where(book.running, chosen, policy.end_id)
         if running <= _COMPACT * len(tokens):
             kept = book.running.nonzero()[:, 0]
             state, tokens = state.select(kept), tokens[kept]

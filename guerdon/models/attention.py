@@ -14,27 +14,45 @@ from torch.nn import functional
 
 from guerdon.models.filled import Filled
 
+_FEW = 8  # rows
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """softmax(query keyᵀ / √d) value: [b, h, q, d] from query [b, h, q, d] and key, value [b, h, k, d] (eq. 1).
 
     ``causal`` lets query i see keys up to i; it goes without a mask and needs q = k.
     """
-    if query.device.type != "cpu" or (not causal and _few(query, key)):
+    if query.device.type != "cpu":
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
     # torch's fused kernel for the CPU takes four times as long in bfloat16, and elsewhere no less (benchmarks/attention.py)
     scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
     if causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
     if mask is not None:  # added: filling by truth values takes several times as long, and again in the backward pass
-        scores = scores + torch.zeros(mask.shape, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
+        scores = scores + as_bias(mask, scores)
     return torch.matmul(torch.softmax(scores, dim=-1).to(value.dtype), value)
 
 
-def _few(query: Tensor, key: Tensor) -> bool:
-    """Whether there is so little to do that the fused kernel, one operation instead of six, is the faster one on the CPU."""
-    one = query.shape[2] == 1 and query.dtype == torch.float32 and not torch.is_grad_enabled()
-    return one and (query.shape[0] <= 16 or key.shape[2] <= 12)
+def attend_next(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `attend`, for the few queries [b, h, q, d] of a decode's next position.
+
+    ``bias`` is added to the scores, [b, 1, q or 1, k]: 0 where a key may be attended to, else -inf.
+    """
+    rows, heads, queries, width = query.shape
+    if query.device.type != "cpu" or rows <= _FEW:  # the fused kernel is one operation instead of six
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    keys = key.shape[2]
+    flat, none = query.reshape(rows * heads, queries, width), query.new_empty(1, 1, 1)
+    scores = torch.baddbmm(none, flat, key.reshape(rows * heads, keys, width).transpose(1, 2), beta=0.0, alpha=width**-0.5)
+    if bias is not None:
+        scores.view(rows, heads, queries, keys).add_(bias)
+    chances = torch.softmax(scores, dim=-1).to(value.dtype)
+    return torch.bmm(chances, value.reshape(rows * heads, keys, width)).view(query.shape)
+
+
+def as_bias(mask: Tensor, like: Tensor) -> Tensor:
+    """What `attend_next` adds to scores so that only keys where the mask is True count, of the kind of ``like``."""
+    return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill_(~mask, -torch.inf)
 
 
 def split_heads(hidden: Tensor, heads: int) -> Tensor:
@@ -69,12 +87,13 @@ class SelfAttention(nn.Module):
             query, key = rotate(query, rotation), rotate(key, rotation)
         return query, key, value
 
-    def query_key_value(self, hidden: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The same for one position: three times [b, h, d] from [b, m]."""
-        query, key, value = self.project_in(hidden).view(len(hidden), 3, self.heads, hidden.shape[1] // self.heads).unbind(1)
+    def query_and_pair(self, joined: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same for one position: the query [b, 1, h, d], and key and value as [b, 2, h, d], of ``project_in``'s [b, 3m]."""
+        parts = joined.view(len(joined), 3, self.heads, joined.shape[1] // (3 * self.heads))
         if rotation is not None:
-            query, key = rotate(query, rotation), rotate(key, rotation)
-        return query, key, value
+            parts = torch.cat([rotate(parts[:, :2], rotation), parts[:, 2:]], dim=1)
+        query, pair = parts.split_with_sizes((1, 2), dim=1)
+        return query, pair
 
     def forward(
         self,

@@ -11,54 +11,53 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from guerdon.models.attention import attend
+from guerdon.models.attention import attend_next
 
-BLOCK = 32  # positions by which the cache grows: few copies, little memory for outputs that end early
+BLOCK = 6  # positions by which a cache grows at least: what is read at each step is to lie closely, which is worth the copies
 
 
 @dataclass
 class SelfCache:
-    """Preallocated keys and values of one layer, each [r, h, capacity, d]; the first ``length`` positions are filled."""
+    """Preallocated keys and values of one layer, [2, r, h, capacity, d]; the first ``length`` positions are filled."""
 
-    keys: Tensor
-    values: Tensor
+    pairs: Tensor
     length: int = 0
 
     @classmethod
     def empty(cls, rows: int, heads: int, width: int, like: Tensor) -> Self:
         """Room for one block of positions, of the kind and on the device of ``like``."""
-        shape = (rows, heads, BLOCK, width)
-        return cls(like.new_empty(shape), like.new_empty(shape))
+        return cls(like.new_empty(2, rows, heads, BLOCK, width))
 
-    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds one position ([r, h, d]) and returns all keys and values so far, as views."""
-        if self.length == self.keys.shape[2]:
-            self.keys, self.values = _grown(self.keys), _grown(self.values)
-        self.keys.select(2, self.length).copy_(key)
-        self.values.select(2, self.length).copy_(value)
+    def append(self, pair: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds one position, its key and value [r, 2, h, d], and returns all keys and values so far, as views."""
+        if self.length == self.pairs.shape[3]:
+            self.pairs = grown(self.pairs)
+        self.pairs.select(3, self.length).copy_(pair.transpose(0, 1))
         self.length += 1
-        return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
+        keys, values = self.pairs.narrow(3, 0, self.length).unbind()
+        return keys, values
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Adds one position and attends to all so far: [r, m] from three times [r, h, d]."""
-        return attend(query[:, :, None], *self.append(key, value)).view(len(query), query.shape[1] * query.shape[2])
+    def attend(self, query: Tensor, pair: Tensor) -> Tensor:
+        """Adds one position and attends to all so far: [r, m] from its query [r, 1, h, d] and pair [r, 2, h, d]."""
+        rows, _, heads, width = query.shape
+        return attend_next(query.transpose(1, 2), *self.append(pair)).reshape(rows, heads * width)
 
     def select(self, rows: Tensor) -> None:
         """Keeps the rows named, in this order; only the filled positions are copied."""
-        self.keys, self.values = (self._selected(old, rows) for old in (self.keys, self.values))
-
-    def _selected(self, old: Tensor, rows: Tensor) -> Tensor:
-        new, filled = old.new_empty((len(rows), *old.shape[1:])), old[:, :, : self.length]
+        old = self.pairs
+        new, filled = old.new_empty((2, len(rows), *old.shape[2:])), old.narrow(3, 0, self.length)
         if old.requires_grad:  # what is written into cannot be derived
-            new[:, :, : self.length] = filled.index_select(0, rows)
+            new[:, :, :, : self.length] = filled.index_select(1, rows)
         else:
-            torch.index_select(filled, 0, rows, out=new[:, :, : self.length])
-        return new
+            torch.index_select(filled, 1, rows, out=new.narrow(3, 0, self.length))
+        self.pairs = new
 
 
-def _grown(old: Tensor) -> Tensor:
-    new = old.new_empty((*old.shape[:2], old.shape[2] + BLOCK, old.shape[3]))
-    new[:, :, : old.shape[2]] = old
+def grown(old: Tensor) -> Tensor:
+    """[2, rows, h, capacity, ...] with room for more positions; each is copied a few times, however long the cache gets."""
+    capacity = old.shape[3]
+    new = old.new_empty((*old.shape[:3], capacity + max(BLOCK, capacity // 4), *old.shape[4:]))
+    new.narrow(3, 0, capacity).copy_(old)
     return new
 
 
@@ -96,12 +95,14 @@ class Layout:
         in_order = len(slot) == len(left) * width and bool((slot == torch.arange(len(slot), device=slot.device)).all())
         return type(self)(source, len(left), width, None if in_order else slot), None if len(left) == self.sources else left
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Each row's query [r, m] over its source's memory, key and value [s, h, n, d]: [r, m]."""
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+        """Each row's query [r, m] over its source's memory, key and value [s, h, n, d], under the bias [s, 1, 1, n]: [r, m]."""
+        if self.slot is None and self.width == 1:
+            return attend_next(query.view(len(query), key.shape[1], 1, key.shape[3]), key, value, bias).reshape(query.shape)
         flat = query
         if self.slot is not None:
             flat = query.new_zeros(self.sources * self.width, query.shape[1])
             flat[self.slot] = query
         heads = flat.view(self.sources, self.width, *key.shape[1::2]).transpose(1, 2)
-        mixed = attend(heads, key, value, mask).transpose(1, 2).reshape(flat.shape)
+        mixed = attend_next(heads, key, value, bias).transpose(1, 2).reshape(flat.shape)
         return mixed if self.slot is None else mixed[self.slot]

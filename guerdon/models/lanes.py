@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from guerdon.models.attention import attend
-from guerdon.models.cache import BLOCK, SelfCache
+from guerdon.models.attention import as_bias, attend_next
+from guerdon.models.cache import SelfCache, grown
 
 
 class Lanes:
@@ -24,7 +24,7 @@ class Lanes:
 
     Attributes:
         ancestors: int64 [s, k, t].
-        mask: bool [s, 1, k, t * k], True where a row may look: position t of lane j is column t * k + j.
+        bias: [s, 1, k, t * k], 0 where a row may look, else -inf: position t of lane j is column t * k + j.
     """
 
     def __init__(self, ancestors: Tensor) -> None:
@@ -37,11 +37,11 @@ class Lanes:
         own = torch.arange(lanes, device=device)
         return cls(own[:, None].expand(sources, lanes, positions))
 
-    def grow(self) -> None:
-        """One more position, which each row writes into its own lane."""
+    def grow(self, like: Tensor) -> None:
+        """One more position, which each row writes into its own lane; the bias is of the kind of ``like``."""
         sources, lanes, _ = self.ancestors.shape
         self.ancestors = torch.cat([self.ancestors, self.own[:, None].expand(sources, lanes, 1)], dim=2)
-        self.mask = (self.ancestors[..., None] == self.own).flatten(2)[:, None]
+        self.bias = as_bias((self.ancestors[..., None] == self.own).flatten(2)[:, None], like)
 
     def select(self, left: Tensor, parents: Tensor) -> Lanes:
         """Of the sources ``left`` (int64 [new s]), with the pasts of the lanes ``parents`` (int64 [new s, k])."""
@@ -50,10 +50,9 @@ class Lanes:
 
 @dataclass
 class LaneCache:
-    """Preallocated keys and values of one layer, each [s, h, capacity, k, d]; the first ``length`` positions are filled."""
+    """Preallocated keys and values of one layer, [2, s, h, capacity, k, d]; the first ``length`` positions are filled."""
 
-    keys: Tensor
-    values: Tensor
+    pairs: Tensor
     length: int
     lanes: Lanes
 
@@ -61,44 +60,30 @@ class LaneCache:
     def of(cls, cache: SelfCache, lanes: Lanes) -> LaneCache:
         """That of rows which have had caches of their own."""
         count = lanes.ancestors.shape[1]
-        keys, values = (_laned(old, count) for old in (cache.keys, cache.values))
-        return cls(keys, values, cache.length, lanes)
+        return cls(cache.pairs.unflatten(1, (-1, count)).permute(0, 1, 3, 4, 2, 5).contiguous(), cache.length, lanes)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Adds one position and attends to each row's past, that position included: [r, m] from three times [r, h, d]."""
-        sources, heads, capacity, lanes, width = self.keys.shape
+    def attend(self, query: Tensor, pair: Tensor) -> Tensor:
+        """As `guerdon.models.cache.SelfCache.attend`: a row attends to its own past, the new position included."""
+        _, sources, heads, capacity, lanes, width = self.pairs.shape
         if self.length == capacity:
-            self.keys, self.values = (
-                torch.cat([old, old.new_empty(sources, heads, BLOCK, lanes, width)], dim=2) for old in (self.keys, self.values)
-            )
-        grid = (sources, lanes, heads, width)
-        self.keys.select(2, self.length).copy_(key.view(grid).transpose(1, 2))
-        self.values.select(2, self.length).copy_(value.view(grid).transpose(1, 2))
+            self.pairs = grown(self.pairs)
+        self.pairs.select(3, self.length).copy_(pair.view(sources, lanes, 2, heads, width).permute(2, 0, 3, 1, 4))
         self.length += 1
-        past_keys, past_values = (whole.narrow(2, 0, self.length).flatten(2, 3) for whole in (self.keys, self.values))
-        mixed = attend(query.view(grid).transpose(1, 2), past_keys, past_values, self.lanes.mask)
+        keys, values = self.pairs.narrow(3, 0, self.length).flatten(3, 4).unbind()
+        mixed = attend_next(query.view(sources, lanes, heads, width).transpose(1, 2), keys, values, self.lanes.bias)
         return mixed.transpose(1, 2).reshape(len(query), heads * width)
 
     def select(self, left: Tensor | None, lanes: Lanes) -> None:
         """Keeps the sources ``left`` (None: all), whose pasts are told by ``lanes``."""
         self.lanes = lanes
         if left is not None:
-            self.keys, self.values = self.keys.index_select(0, left), self.values.index_select(0, left)
+            self.pairs = self.pairs.index_select(1, left)
 
     def apart(self) -> SelfCache:
         """A cache of its own for each row."""
-        return SelfCache(self._rows(self.keys), self._rows(self.values), self.length)
-
-    def _rows(self, whole: Tensor) -> Tensor:
-        """[r, h, t, d], with room for the next position or more."""
         sources, lanes, filled = self.lanes.ancestors.shape
-        place = self.lanes.ancestors[:, None, :, :, None].expand(sources, whole.shape[1], lanes, filled, whole.shape[4])
-        past = whole[:, :, :filled].transpose(2, 3).gather(2, place)  # [s, h, k, t, d]
-        room = past.new_empty(sources * lanes, whole.shape[1], filled + BLOCK, whole.shape[4])
-        room[:, :, :filled] = past.transpose(1, 2).flatten(0, 1)
-        return room
-
-
-def _laned(old: Tensor, lanes: int) -> Tensor:
-    """[s, h, capacity, k, d] from [r, h, capacity, d]."""
-    return old.unflatten(0, (-1, lanes)).permute(0, 2, 3, 1, 4).contiguous()
+        place = self.lanes.ancestors[None, :, None, :, :, None]
+        heads, width = self.pairs.shape[2], self.pairs.shape[5]
+        past = self.pairs.narrow(3, 0, filled).transpose(3, 4)  # [2, s, h, k, t, d]
+        past = past.gather(3, place.expand(2, sources, heads, lanes, filled, width))
+        return SelfCache(grown(past.transpose(2, 3).flatten(1, 2)), self.length)

@@ -9,12 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from guerdon.models.attention import CrossAttention, SelfAttention
-from guerdon.models.cache import Layout, SelfCache
 from guerdon.models.dropout import Dropout
 from guerdon.models.filled import Filled
-from guerdon.models.lanes import LaneCache
 from guerdon.models.options import TransformerOptions
-from guerdon.models.packed import PackedLinear
+from guerdon.models.packed import PackedLinear, SingleLinear
 
 
 class Memory(NamedTuple):
@@ -42,18 +40,22 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[b, length, m] to [b, length, m]."""
+        found: Tensor = self.project_out(self.inner(hidden))
+        return found
+
+    def inner(self, hidden: Tensor) -> Tensor:
+        """What W₂ is applied to."""
         inner = self.project_in(hidden)
         if self.gated:
             gate, value = inner.chunk(2, dim=-1)
-            inner = functional.silu(gate) * value
-        else:
-            inner = self.activation(inner)
-        return self.project_out(inner)
+            return functional.silu(gate) * value
+        return self.activation(inner)
 
     def fuse_packed(self) -> None:
         """See `guerdon.models.packed.pack`: the first product applies the activation, and keeps what the second reads."""
         inner, outer = self.project_in, self.project_out
-        if not self.gated and isinstance(inner, PackedLinear) and isinstance(outer, PackedLinear):
+        packed = (PackedLinear, SingleLinear)
+        if not self.gated and isinstance(inner, packed) and isinstance(outer, packed):
             inner.activation, inner.keeps = self.name, True
             self.activation = lambda hidden: hidden
 
@@ -107,18 +109,4 @@ class DecoderLayer(nn.Module):
         """
         hidden = self.around_attention(hidden, lambda x: self.attention(x, None, True, rotation, filled))
         hidden = self.around_cross(hidden, lambda x: self.cross(x, *memory, filled))
-        return self.around_feed_forward(hidden, self.feed_forward)
-
-    def step(
-        self, hidden: Tensor, cache: SelfCache | LaneCache, memory: Memory, layout: Layout, rotation: Tensor | None
-    ) -> Tensor:
-        """The same for one new position: [r, m] to [r, m]; the memory is the sources' own, read through ``layout``."""
-
-        def over_past(x: Tensor) -> Tensor:
-            return self.attention.project_out(cache.attend(*self.attention.query_key_value(x, rotation)))
-
-        def over_source(x: Tensor) -> Tensor:
-            return self.cross.project_out(layout.attend(self.cross.project_query(x), *memory))
-
-        hidden = self.around_cross(self.around_attention(hidden, over_past), over_source)
         return self.around_feed_forward(hidden, self.feed_forward)

@@ -10,15 +10,18 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from guerdon.models.precision import Precision
 
 _ROWS = 512  # that the layout is made for: it serves one row as well, while one made for a single row does not serve many
+_LARGE = 2**18  # weights
 
 _Found = TypeVar("_Found")
 
@@ -48,6 +51,45 @@ class PackedLinear(nn.Module):
         found = torch.ops.mkldnn._linear_pointwise(own, self.weight, self.bias, self.activation, [], "none")
         return cast(Tensor, found) if self.keeps else cast(Tensor, found).float()
 
+    def added(self, hidden: Tensor, to: Tensor) -> Tensor:
+        """``to`` (float32) + x Wᵀ + b, in one pass where the arithmetic is float32; for layers without an activation."""
+        if self.weight.dtype == torch.float32:
+            return cast(Tensor, torch.ops.mkldnn._linear_pointwise.binary(hidden, to, self.weight, self.bias, "add"))
+        return to + self.forward(hidden)
+
+
+class SingleLinear(nn.Module):
+    """f(x Wᵀ + b) for a single row, in float32: a product of a vector is over as soon as the weight has been read.
+
+    It reads memory in the order in which it lies, and spares what oneDNN does before each product. The weight is a copy, as
+    `PackedLinear`'s. More rows are computed too, slower than by that one.
+
+    Attributes:
+        activation: f, "none", "relu" or "gelu".
+        keeps: without a meaning here; the result is float32.
+    """
+
+    activation = "none"
+    keeps = False
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        weight, (out, wide) = weight.detach(), weight.shape
+        # a sum of rows of Wᵀ where they are the longer ones, else products with rows of W
+        self.turned = weight.clone().t() if wide > out else weight.t().contiguous()
+        self.bias = weight.new_zeros(()) if bias is None else bias.detach().clone()
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[n, in] to [n, out]."""
+        found = torch.addmm(self.bias, hidden, self.turned)
+        if self.activation == "none":
+            return found
+        return found.relu_() if self.activation == "relu" else functional.gelu(found)
+
+    def added(self, hidden: Tensor, to: Tensor) -> Tensor:
+        """``to`` + x Wᵀ + b; for layers without an activation."""
+        return torch.addmm(to, hidden, self.turned).add_(self.bias)
+
 
 def can_pack(like: Tensor) -> bool:
     """Whether linear layers can be packed: for float32 weights on the CPU, without gradients or autocast."""
@@ -63,20 +105,28 @@ def can_pack(like: Tensor) -> bool:
     )
 
 
-def pack(modules: Sequence[nn.Module], precision: Precision = "float32") -> list[nn.Module]:
-    """The same modules with packed linear layers; all else is shared with those given.
+def pack(modules: Sequence[nn.Module], precision: Precision = "float32", single: bool = False) -> list[nn.Module]:
+    """The same modules with packed linear layers (``single``: those of `single_row`); all else is shared with those given.
 
     A layer of a subclass of ``nn.Linear`` may compute something else, and stays as it is. A module with a method
     ``fuse_packed`` is asked, in its packed form, to leave to its packed layers what they can do in the same pass.
     """
-    return [_packed(module, precision) for module in modules]
+    kind = partial(single_row if single else PackedLinear, precision=precision)
+    return [_packed(module, kind) for module in modules]
 
 
-def _packed(module: nn.Module, precision: Precision) -> nn.Module:
+def single_row(weight: Tensor, bias: Tensor | None, precision: Precision) -> PackedLinear | SingleLinear:
+    """The layer that is fastest for a single row: in bfloat16, small weights are not worth the rounding of inputs."""
+    if precision == "bfloat16" and weight.numel() >= _LARGE:
+        return PackedLinear(weight, bias, precision)
+    return SingleLinear(weight, bias)
+
+
+def _packed(module: nn.Module, kind: Callable[[Tensor, Tensor | None], nn.Module]) -> nn.Module:
     if type(module) is nn.Linear:
-        return PackedLinear(module.weight, module.bias, precision)
+        return kind(module.weight, module.bias)
     twin, children = copy.copy(module), module._modules.items()
-    twin._modules = {name: child if child is None else _packed(child, precision) for name, child in children}
+    twin._modules = {name: child if child is None else _packed(child, kind) for name, child in children}
     fuse = getattr(twin, "fuse_packed", None)
     if fuse is not None:
         fuse()
@@ -95,9 +145,12 @@ _KEPT: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()  # beside the m
 _LOCK = threading.Lock()
 
 
-def kept(model: nn.Module, key: Hashable, make: Callable[[], _Found]) -> _Found:
-    """What ``make`` makes of the model's weights, kept under ``key`` until a weight changes."""
-    weights = fingerprint(model)
+def kept(model: nn.Module, key: Hashable, make: Callable[[], _Found], weights: Hashable | None = None) -> _Found:
+    """What ``make`` makes of the model's weights, kept under ``key`` until a weight changes.
+
+    ``weights`` is the model's `fingerprint` of this moment, where it is known.
+    """
+    weights = fingerprint(model) if weights is None else weights
     with _LOCK:
         found = _KEPT.get(model)
         if found is None or found.weights != weights:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -18,6 +18,8 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     Without autocast's cache, in which a weight that is used twice is rounded once: there is one for all threads, which any of
     them empties, so that the bits of a gradient would depend on when.
     """
+    if precision == "float32" and not torch.is_autocast_enabled(device.type):
+        return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)
 
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from guerdon.models.attention import CrossAttention
 from guerdon.models.cache import Layout, SelfCache
 from guerdon.models.lanes import LaneCache, Lanes
-from guerdon.models.layers import DecoderLayer, EncoderLayer
+from guerdon.models.layers import EncoderLayer
 from guerdon.models.precision import Precision
+from guerdon.models.stepping import LayerStep
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,15 @@ class Parts:
 
     Attributes:
         encoder: the encoder's layers, with packed linear layers where that is possible.
+        cross: the attention to the source of each decoder layer, which makes keys and values of it, likewise.
         decoder: the decoder's layers, likewise.
         project: hidden states [r, m] to logits [r, v], likewise.
         autocast: the precision that is left to autocast: that of the decode, but where packed layers have it themselves.
     """
 
     encoder: Sequence[EncoderLayer]
-    decoder: Sequence[DecoderLayer]
+    cross: Sequence[CrossAttention]
+    decoder: Sequence[LayerStep]
     project: Callable[[Tensor], Tensor]
     autocast: Precision
 
@@ -41,7 +45,7 @@ class DecoderState:
         position: how many tokens each row has been fed.
         caches: own keys and values per decoder layer.
         memory: keys and values of the sources per decoder layer, each [s, h, n, d].
-        mask: bool [s, 1, 1, n], True at a source's own positions; None where no source is padded.
+        bias: [s, 1, 1, n], 0 at a source's own positions, else -inf; None where no source is padded.
         layout: which source each row reads.
         parts: what the decode computes with.
         lanes: where the rows' pasts lie, once a beam search has reordered them; None while every row has a cache of its own.
@@ -50,7 +54,7 @@ class DecoderState:
     position: int
     caches: Sequence[SelfCache | LaneCache]
     memory: list[tuple[Tensor, Tensor]]
-    mask: Tensor | None
+    bias: Tensor | None
     layout: Layout
     parts: Parts
     lanes: Lanes | None = None
@@ -77,13 +81,13 @@ class DecoderState:
     def begin_step(self) -> None:
         """To be called before the layers of each step."""
         if self.lanes is not None:
-            self.lanes.grow()
+            self.lanes.grow(self.memory[0][0])
 
     def _reordered(self, rows: Tensor) -> Tensor | None:
         """The rows as [new s, k], where a beam search reorders hypotheses within their sources; else None."""
         lanes = self.layout.width
         regular = lanes > 1 and self.layout.slot is None and len(rows) > 0 and len(rows) % lanes == 0
-        if not regular or self.caches[0].keys.requires_grad:
+        if not regular or self.caches[0].pairs.requires_grad:
             return None
         grid = rows.view(-1, lanes)
         source = grid // lanes
@@ -113,4 +117,4 @@ class DecoderState:
         """Only the sources ``left`` are read from now on; None: all."""
         if left is not None:
             self.memory = [(key.index_select(0, left), value.index_select(0, left)) for key, value in self.memory]
-            self.mask = None if self.mask is None else self.mask.index_select(0, left)
+            self.bias = None if self.bias is None else self.bias.index_select(0, left)

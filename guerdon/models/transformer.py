@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from guerdon.data.padded import Padded
-from guerdon.models.attention import rotations, sinusoids
+from guerdon.models.attention import as_bias, rotations, sinusoids
 from guerdon.models.cache import Layout, SelfCache
 from guerdon.models.dropout import Dropout
 from guerdon.models.evaluation import evaluate_logits
@@ -23,10 +23,11 @@ from guerdon.models.filled import Filled
 from guerdon.models.fused import project
 from guerdon.models.layers import DecoderLayer, EncoderLayer, Memory
 from guerdon.models.options import END_ID, MASK_ID, PAD_ID, START_ID, TransformerOptions
-from guerdon.models.packed import PackedLinear, can_pack, kept, pack
+from guerdon.models.packed import PackedLinear, can_pack, fingerprint, kept, pack, single_row
 from guerdon.models.policy import Evaluation, Policy
 from guerdon.models.precision import Precision, autocast
 from guerdon.models.state import DecoderState, Parts
+from guerdon.models.stepping import LayerStep
 
 
 class Transformer(nn.Module):
@@ -44,6 +45,7 @@ class Transformer(nn.Module):
     allowed: Tensor
     disallowed: Tensor
     disallowed_bias: Tensor
+    sinusoid: Tensor
 
     def __init__(self, options: TransformerOptions) -> None:
         super().__init__()
@@ -166,37 +168,48 @@ class Transformer(nn.Module):
 
     def start(self, sources: Padded, copies: int = 1, precision: Precision = "float32") -> tuple[DecoderState, Tensor]:
         """See `guerdon.models.policy.Policy.start`."""
-        parts = self._parts(precision)
+        rows, head = len(sources) * copies, self.options.width // self.options.heads
+        parts = self._parts(precision, rows)
         with autocast(self.embedding.weight.device, parts.autocast):
             memory, mask = self._encode(sources, parts.encoder)
-        pairs = [layer.cross.keys_values(memory) for layer in parts.decoder]
-        rows, head = len(sources) * copies, self.options.width // self.options.heads
+        pairs = [cross.keys_values(memory) for cross in parts.cross]
         caches = [SelfCache.empty(rows, self.options.heads, head, like=pairs[0][0]) for _ in self.decoder]
+        bias = None if mask is None else as_bias(mask, pairs[0][0])
         layout = Layout.regular(len(sources), copies, memory.device)
-        state = DecoderState(0, caches, pairs, mask, layout, parts)
-        return state, sources.ids.new_full((rows,), self.start_id)
+        return DecoderState(0, caches, pairs, bias, layout, parts), sources.ids.new_full((rows,), self.start_id)
 
     def step(self, state: DecoderState, tokens: Tensor) -> Tensor:
         """See `guerdon.models.policy.Policy.step`."""
-        hidden = self._embed(tokens[:, None], self._target_embedding, "target_positions", state.position)[:, 0]
-        rotation = self._rotation(state.position, 1)
+        hidden = self._embed_next(tokens, state.position)
+        rotation, parts = self._rotation(state.position, 1), state.parts
         state.begin_step()
-        with autocast(tokens.device, state.parts.autocast):
-            for layer, cache, (key, value) in zip(state.parts.decoder, state.caches, state.memory, strict=True):
-                hidden = layer.step(hidden, cache, Memory(key, value, state.mask), state.layout, rotation)
+        with autocast(tokens.device, parts.autocast):
+            for layer, cache, pair in zip(parts.decoder, state.caches, state.memory, strict=True):
+                hidden = layer(hidden, cache, pair, state.bias, state.layout, rotation)
             state.position += 1
-            return state.parts.project(self.decoder_norm(hidden))
+            return parts.project(self.decoder_norm(hidden))
 
-    def _parts(self, precision: Precision) -> Parts:
-        """What a decode computes with: packed layers where that is possible, else the model's own."""
-        if can_pack(self.output_weight):
-            return kept(self, (precision, self.training), lambda: self._packed(precision))
-        return Parts(cast("list[EncoderLayer]", list(self.encoder)), self._decoder_layers, self._project, precision)
+    def _parts(self, precision: Precision, rows: int) -> Parts:
+        """What a decode that begins with so many rows computes with: packed layers where possible, else the model's own."""
+        if not can_pack(self.output_weight):
+            encoder, decoder = cast("list[EncoderLayer]", list(self.encoder)), self._decoder_layers
+            cross = [layer.cross for layer in decoder]
+            return Parts(encoder, cross, [LayerStep(layer) for layer in decoder], self._project, precision)
+        key, weights = (precision, self.training), fingerprint(self)
+        many = kept(self, key, lambda: self._packed(precision), weights)
+        return many if rows != 1 else kept(self, (*key, "single"), lambda: self._single(many, precision), weights)
 
     def _packed(self, precision: Precision) -> Parts:
         encoder = cast("list[EncoderLayer]", pack(list(self.encoder), precision))
         decoder = cast("list[DecoderLayer]", pack(list(self.decoder), precision))
-        return Parts(encoder, decoder, PackedLinear(self.output_weight, self.disallowed_bias, precision), "float32")
+        project = PackedLinear(self.output_weight, self.disallowed_bias, precision)
+        return Parts(encoder, [layer.cross for layer in decoder], [LayerStep(layer) for layer in decoder], project, "float32")
+
+    def _single(self, many: Parts, precision: Precision) -> Parts:
+        """The same with a decoder for one row."""
+        decoder = cast("list[DecoderLayer]", pack(list(self.decoder), precision, single=True))
+        project = single_row(self.output_weight, self.disallowed_bias, precision)
+        return dataclasses.replace(many, decoder=[LayerStep(layer) for layer in decoder], project=project)
 
     # --- ends
 
@@ -216,6 +229,15 @@ class Transformer(nn.Module):
         elif self.options.positions == "sinusoidal":
             hidden = hidden + self.get_buffer("sinusoid")[first : first + ids.shape[1]]
         return self.dropout(hidden if filled is None else filled.collect(hidden))
+
+    def _embed_next(self, tokens: Tensor, position: int) -> Tensor:
+        """The same for the tokens [r] of one position: [r, m]."""
+        hidden, scale = functional.embedding(tokens, self._target_embedding.weight), math.sqrt(self.options.width)
+        kind = self.options.positions
+        if kind == "rotary":
+            return self.dropout(hidden * scale)
+        table = self.target_positions.weight if kind == "learned" else self.sinusoid
+        return self.dropout(torch.add(table[position], hidden, alpha=scale))
 
     def _rotation(self, first: int, length: int) -> Tensor | None:
         return self.get_buffer("rotation")[first : first + length] if self.options.positions == "rotary" else None

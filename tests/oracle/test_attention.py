@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from guerdon.models.attention import (
     CrossAttention,
     SelfAttention,
+    as_bias,
     attend,
+    attend_next,
     merge_heads,
     rotate,
     rotations,
@@ -249,14 +251,20 @@ def test_rotated_products_depend_on_the_difference_of_positions_only() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("rows", [1, 3, 40])
+@pytest.mark.parametrize("rows", [1, 8, 9, 40])
 @pytest.mark.parametrize("keys", [1, 5, 12, 13, 30])
 @pytest.mark.parametrize("queries", [1, 2])
-def test_few_queries_on_the_cpu_are_the_formula_whichever_kernel_computes_them(rows: int, keys: int, queries: int) -> None:
+def test_queries_of_the_next_position_are_the_formula_whichever_kernel_computes_them(
+    rows: int, keys: int, queries: int
+) -> None:
     query, key, value = random(rows, 2, queries, 8), random(rows, 2, keys, 8, seed=1), random(rows, 2, keys, 8, seed=2)
     masks = [None, torch.arange(keys) < torch.arange(1, rows + 1).clamp(max=keys)[:, None, None, None]]
     for mask in masks:
         scores = query @ key.transpose(-1, -2) / math.sqrt(8)
         weights = torch.softmax(scores if mask is None else scores.masked_fill(~mask, -math.inf), -1)
-        found = attend(query.float(), key.float(), value.float(), mask)
-        torch.testing.assert_close(found.double(), weights @ value, rtol=1e-5, atol=1e-5)
+        for kind, close in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+            bias = None if mask is None else as_bias(mask, query.to(kind))
+            room = torch.full((rows, 2, keys + 3, 8), torch.nan, dtype=kind)  # a cache is larger than what it holds
+            room[:, :, :keys] = key
+            found = attend_next(query.to(kind), room[:, :, :keys], value.to(kind), bias)
+            torch.testing.assert_close(found.double(), weights @ value, rtol=close, atol=close)

@@ -11,7 +11,6 @@ from helpers.table_policy import END, TablePolicy, log_probs, probability_table,
 
 from guerdon.data.padded import Padded
 from guerdon.decoding import BeamOptions, beam_search
-from guerdon.decoding.beam import top_candidates
 from guerdon.errors import ConfigurationError, GuerdonError, InputError
 
 A, B, C = 3, 4, 5
@@ -225,15 +224,3 @@ def test_contradictory_options_are_refused(options: dict) -> None:
 def test_limits_that_do_not_fit_are_refused(limits: list[int]) -> None:
     with pytest.raises(InputError, match="limits"):
         beam_search(TablePolicy(random_table(9, 3), 3), ONE, torch.tensor(limits), BeamOptions())
-
-
-@pytest.mark.parametrize("levels", [2, 6, 40])
-def test_top_candidates_break_ties_by_column(levels: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    totals = torch.randint(0, levels, (200, 90), generator=generator).double()
-    totals[::7] = -math.inf
-    values, columns = top_candidates(totals, 10)
-    for row, (value, column) in enumerate(zip(values.tolist(), columns.tolist(), strict=True)):
-        expected = sorted(range(90), key=lambda c: (-totals[row, c].item(), c))[:10]
-        assert value == [totals[row, c].item() for c in expected]
-        assert column == expected or value[-1] == -math.inf

@@ -16,7 +16,7 @@ from scipy import stats
 from guerdon.data.draws import row_keys
 from guerdon.data.padded import Padded
 from guerdon.decoding import Samples, SamplingOptions, greedy, sample
-from guerdon.decoding.sampling import filter_logits, inverse_cdf, most_probable
+from guerdon.decoding.sampling import filter_logits, inverse_cdf
 from guerdon.errors import ConfigurationError, GuerdonError, InputError
 
 A, B, C = 3, 4, 5
@@ -385,23 +385,3 @@ def test_greedy_is_cut_at_the_limit_and_keeps_a_prefix() -> None:
     assert second.tokens[0] == C
     for i in range(1, len(second.tokens)):
         assert second.tokens[i] == log_probs(policy, (4,), second.tokens[:i]).argmax()
-
-
-@given(
-    st.integers(1, 5).flatmap(
-        lambda rows: st.sampled_from([1, 2, 63, 64, 65, 128, 130]).flatmap(
-            lambda size: st.lists(st.integers(-2, 2), min_size=rows * size, max_size=rows * size).map(
-                lambda values: torch.tensor(values, dtype=torch.float32).view(rows, size)
-            )
-        )
-    )
-)
-@example(torch.full((2, 70), -math.inf))
-def test_the_most_probable_token_is_the_lowest_of_the_largest(scores: torch.Tensor) -> None:
-    assert most_probable(scores).tolist() == [row.index(max(row)) for row in scores.tolist()]
-
-
-def test_the_most_probable_token_of_a_broken_row_is_the_broken_one() -> None:
-    scores = torch.zeros(2, 150)
-    scores[0, 140], scores[1, 3] = math.nan, math.nan
-    assert most_probable(scores).tolist() == [140, 3]

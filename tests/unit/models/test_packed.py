@@ -49,7 +49,8 @@ def test_steps_with_packed_layers_equal_plain_ones() -> None:
             with torch.no_grad():
                 state, _ = model.start(SOURCES, 2)
                 assert isinstance(state.parts.project, PackedLinear)
-                assert not any(isinstance(module, nn.Linear) for layer in state.parts.decoder for module in layer.modules())
+                assert all(cross.project_memory.forward.__func__ is PackedLinear.forward for cross in state.parts.cross)
+                assert all(layer.project_in.__func__ is PackedLinear.forward for layer in state.parts.decoder)
                 torch.testing.assert_close(logits_of_steps(model), plain, rtol=1e-5, atol=1e-5)
 
 
@@ -131,7 +132,7 @@ def test_steps_in_bfloat16_are_near_those_in_float32(packed: bool, monkeypatch: 
     assert isinstance(state.parts.project, PackedLinear) == packed
     if packed:
         assert state.parts.project.weight.dtype == torch.bfloat16
-        assert all(cache.keys.dtype == torch.float32 for cache in state.caches)  # attention keeps float32
+        assert all(cache.pairs.dtype == torch.float32 for cache in state.caches)  # attention keeps float32
 
 
 def parts_of(model: Transformer) -> object:

@@ -1,0 +1,78 @@
+"""The largest of many columns, found block by block: torch's own ways take several times as long on the CPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BLOCK = 64  # columns
+
+
+def most_probable(scores: Tensor) -> Tensor:
+    """The lowest of the columns with the largest score, int64 [r], from [r, v]; nan counts as the largest.
+
+    First the block of `BLOCK` columns is found, then the column within it: torch's own takes five times as long on the CPU.
+    """
+    size = scores.shape[1]
+    if len(scores) == 1:  # too little to divide
+        return scores.argmax(-1)
+    largest = _of_blocks(scores)
+    places = largest.argmax(-1, keepdim=True) * BLOCK + torch.arange(BLOCK, device=scores.device)
+    held = scores.gather(1, places.clamp(max=size - 1))  # the last column again and again, in a block that is cut short
+    return places.gather(1, held.argmax(-1, keepdim=True))[:, 0]
+
+
+def top_candidates(totals: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` largest of each row of [s, v] in descending order, with their columns; ties go to the lower column.
+
+    `torch.topk` leaves open which of several equal numbers it takes, and in which order.
+    """
+    eligible = _eligible(totals, count + 1)
+    held = totals if eligible is None else totals.gather(1, eligible)
+    values, columns = held.topk(min(count + 1, held.shape[1]))
+    columns = columns if eligible is None else eligible.gather(1, columns)
+    if values.shape[1] > count:
+        cut = (values[:, count - 1] == values[:, count]) & torch.isfinite(values[:, count])  # equals stand on both sides
+        rows = cut.nonzero()[:, 0]
+        if len(rows):
+            columns[rows, :count] = _lowest(totals[rows], values[rows, :count], columns[rows, :count])
+        columns = columns[:, :count]
+    columns = columns.sort(1).values
+    values, order = totals.gather(1, columns).sort(dim=1, descending=True, stable=True)
+    return values, columns.gather(1, order)
+
+
+def _of_blocks(scores: Tensor) -> Tensor:
+    """The largest score of each block of columns, the last of which may be cut short."""
+    whole = scores.shape[1] - scores.shape[1] % BLOCK
+    largest = scores[:, :whole].unflatten(1, (-1, BLOCK)).amax(-1)
+    if whole < scores.shape[1]:
+        largest = torch.cat([largest, scores[:, whole:].amax(-1, keepdim=True)], dim=1)
+    return largest
+
+
+def _eligible(totals: Tensor, count: int) -> Tensor | None:
+    """Columns [s, n] among which are the ``count`` largest of each row, but for ties with the last of them; None: all columns.
+
+    They lie in the ``count`` blocks of the largest maxima: each of these holds one that is no less than any outside.
+    """
+    size = totals.shape[1]
+    whole = size - size % BLOCK
+    if whole <= 2 * count * BLOCK:  # too few to gain
+        return None
+    blocks = _of_blocks(totals[:, :whole]).topk(count).indices
+    within = torch.arange(BLOCK, device=totals.device)
+    columns = (blocks[..., None] * BLOCK + within).flatten(1)
+    rest = torch.arange(whole, size, device=totals.device).expand(len(totals), -1)
+    return torch.cat([columns, rest], dim=1)
+
+
+def _lowest(totals: Tensor, values: Tensor, columns: Tensor) -> Tensor:
+    """The columns of each row's largest totals, descending, with those that equal the last of them replaced by the lowest."""
+    least = values[:, -1:]
+    above = (values > least).sum(1)  # these stand first
+    row, column = (totals == least).nonzero(as_tuple=True)  # by row, then by column
+    first = torch.searchsorted(row, torch.arange(len(totals), device=row.device))
+    place = above[row] + torch.arange(len(row), device=row.device) - first[row]
+    taken = place < columns.shape[1]
+    return columns.index_put((row[taken], place[taken]), column[taken])
