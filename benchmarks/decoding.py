@@ -10,8 +10,8 @@ better Hugging Face and to CTranslate2 float32. Models of recipes/multi30k.yaml 
 which Multi30k's files call ``reference``.
 
 "guerdon through CTranslate2" is the engine of `reinforce.rollout_engine`, for samples only. Each call hands over the weights
-anew, in memory, as before each step of a run, and measures in a pass of the policy what the outputs weigh; its rate without
-that pass is reported too ("no pass").
+anew, in memory, as before each step of a run, and measures in a pass of the policy, in bfloat16 as an update would be, what the
+outputs weigh; its rate without that pass is reported too ("no pass").
 
 Tokens are those of outputs, end tokens included; encoding of sources counts as time, texts and their ids do not. Greedy and
 beam search stop where the model does; samples too, so that the engines' samples differ in length a little, and their tokens a
@@ -121,7 +121,9 @@ class Refreshed(Writer):
         self.generator, self.measures = guerdon.load(model), measures
         self.engine = CTranslate2Engine(self.generator, kind)
         options = EngineOptions("ctranslate2", kind)
-        self.config = ReinforceConfig(samples_per_source=8, limit=LengthLimit(LIMIT), rollout_engine=options)
+        self.config = ReinforceConfig(
+            samples_per_source=8, limit=LengthLimit(absolute=LIMIT), rollout_engine=options, precision="bfloat16"
+        )
 
     def __call__(self, work: str, rows: Rows, batch: int, seed: int) -> int:
         policy = self.generator.policy
