@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from guerdon.generator import Generator
 from guerdon.rewards import FunctionReward, Reward
 from guerdon.rewards.normalise import NormaliserOptions
 from guerdon.stages.reinforce import reinforce, trainee_of
+from guerdon.training.holding import KlOptions
 from guerdon.training.progress import Silent
 from guerdon.training.reinforcement import ReinforceConfig
 from guerdon.training.trainee import LoopOptions
@@ -124,3 +126,16 @@ def test_a_fixed_precision_measures_nothing(tmp_path: Path) -> None:
 def test_there_is_no_other_precision() -> None:
     with pytest.raises(ConfigurationError, match="there is no 'fastest'"):
         config("fastest")
+
+
+@pytest.mark.parametrize(("coefficient", "exact"), [(0.0, False), (1e-9, True)])
+def test_an_anchor_that_acts_is_float32_and_one_that_is_only_measured_is_the_gradients(coefficient: float, exact: bool) -> None:
+    chosen = replace(config("float32"), precision="bfloat16", kl=KlOptions(coefficient))
+    made = trainee_of(generator(), FunctionReward(brevity, name="wanted"), TRAINING, chosen, VALIDATION, seed=3)
+    _ = [list(losses) for losses in made.updates(1)]
+    rollout = made._rollout
+    assert rollout is not None
+    with torch.no_grad():  # the anchor is the policy still, in the precision that outputs are drawn in
+        found = made.updating.scan(rollout).anchor_log_prob
+    off = (found - rollout.samples.log_prob).abs().max().item()
+    assert off < 1e-5 if exact else 1e-4 < off < 0.1
