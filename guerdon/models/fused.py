@@ -16,25 +16,32 @@ _CPU_ROWS, _GPU_ROWS = 64, 8192  # logits worked on at once: what a cache holds,
 LEAST = -1e30  # a log-probability that is finite, and whose exponential is 0
 
 
-def project(hidden: Tensor, weight: Tensor, disallowed: Tensor) -> Tensor:
-    """The logits ``hidden @ weight.T``, -inf in the columns ``disallowed`` (int64), [..., vocabulary].
+def project(hidden: Tensor, weight: Tensor, allowed: Tensor) -> Tensor:
+    """The logits ``hidden @ weight.T``, [..., vocabulary], -inf where ``allowed`` (bool [vocabulary]) is False.
 
     A bias of -inf would say the same; torch first writes it to every row, and then adds the product to it.
     """
     logits = functional.linear(hidden, weight)
     if not logits.requires_grad:
-        return logits.index_fill_(-1, disallowed, -torch.inf)
-    filled: Tensor = _Disallow.apply(logits, disallowed)  # type: ignore[no-untyped-call]
+        return _disallow(logits, allowed)
+    filled: Tensor = _Disallow.apply(logits, allowed)  # type: ignore[no-untyped-call]
     return filled
+
+
+def _disallow(logits: Tensor, allowed: Tensor) -> Tensor:
+    """In place."""
+    if logits.device.type != "cpu":
+        return logits.masked_fill_(~allowed, -torch.inf)
+    return logits.index_fill_(-1, (~allowed).nonzero()[:, 0], -torch.inf)  # a few columns: far sooner done than by a mask
 
 
 class _Disallow(torch.autograd.Function):
     """As for a bias of -inf, the gradient passes as it is: whatever reads logits has none for a token of probability 0."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, disallowed: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, allowed: Tensor) -> Tensor:
         ctx.mark_dirty(logits)
-        return logits.index_fill_(-1, disallowed, -torch.inf)
+        return _disallow(logits, allowed)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -71,7 +78,8 @@ class _LogProbAndEntropy(torch.autograd.Function):
             chances = torch.softmax(wide, -1)
             total[rows] = wide.amax(-1) - chances.amax(-1).log_()  # logsumexp takes a second exponential
             log_prob[rows] = wide.gather(-1, ids[rows, None])[:, 0] - total[rows]
-            entropy[rows] = total[rows] - chances.mul_(wide.clamp_(min=LEAST)).sum(-1)
+            log_probs = wide.sub_(total[rows, None]).clamp_(min=LEAST)
+            entropy[rows] = -chances.mul_(log_probs).sum(-1)
         ctx.save_for_backward(logits, ids, total, entropy)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)

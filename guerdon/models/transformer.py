@@ -44,7 +44,6 @@ class Transformer(nn.Module):
     parallel = True
     recompute = False
     allowed: Tensor
-    disallowed: Tensor
     disallowed_bias: Tensor
     sinusoid: Tensor
 
@@ -69,7 +68,6 @@ class Transformer(nn.Module):
         self.register_buffer("allowed", allowed, persistent=False)
         bias = torch.zeros(options.vocabulary_size).masked_fill(~allowed, -torch.inf)
         self.register_buffer("disallowed_bias", bias, persistent=False)
-        self.register_buffer("disallowed", (~allowed).nonzero()[:, 0], persistent=False)
         self.apply(self._initialise)
 
     def _add_positions(self) -> None:
@@ -249,7 +247,7 @@ class Transformer(nn.Module):
         return self.embedding.weight if self.options.tied_embeddings else self.output.weight
 
     def _project(self, hidden: Tensor) -> Tensor:
-        return project(hidden, self.output_weight, self.disallowed)
+        return project(hidden, self.output_weight, self.allowed)
 
     def describe(self) -> dict[str, object]:
         """The options as plain values, for ``config.json``."""

@@ -70,6 +70,14 @@ def run(folder: Path, chosen: ReinforceConfig, reward: Any = count_e, made: Gene
     return dict(made.policy.state_dict())
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A process that was started in the background may ignore interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def log(folder: Path) -> bytes:
     return (folder / "metrics.jsonl").read_bytes() + (folder / "samples.jsonl").read_bytes()
 
@@ -185,6 +193,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("how", ["error", "interrupt"])
 def test_a_run_that_is_cut_ends_as_one_that_was_not(kind: str, how: str, whole: Any, tmp_path: Path) -> None:
     """What the reward raises, or a Ctrl-C while it judges, comes out of the stage; each time the run gets further."""
