@@ -39,7 +39,7 @@ def one_by_one(made: RewardScorer) -> Tensor:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize(("double", "bound"), [(False, 1e-6), (True, 1e-12)])
+@pytest.mark.parametrize(("double", "bound"), [(False, 1e-5), (True, 1e-12)])  # surprisals are scaled by eight
 def test_neither_padding_nor_batch_nor_order_changes_a_score(name: str, double: bool, bound: float) -> None:
     made = scorer(**VARIANTS[name])
     made = in_double(made) if double else made
