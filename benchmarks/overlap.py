@@ -11,9 +11,7 @@ is drawn ahead.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -24,6 +22,7 @@ from typing import Any
 import torch
 from apart import Apart, in_turn
 from figures import summary, table
+from prompts import asked
 
 import guerdon
 from guerdon.data.files import write_atomically
@@ -82,16 +81,8 @@ def figures(repetitions: Sequence[Sequence[Row]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tokenizer", type=Path, help="the folder of a guerdon model or run that holds tokenizer.json")
-    parser.add_argument("records", type=Path, help="their field source gives the prompts")
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--output", type=Path, default=Path("overlap.json"))
-    options = parser.parse_args()
-    lines = options.records.read_text("utf-8").splitlines()[:2048]
-    given = (options.tokenizer, [json.loads(line)["source"] for line in lines], options.steps)
+    options, texts = asked(__doc__, "overlap.json")
+    given = (options.tokenizer, texts, options.steps)
     ways = {
         name: Apart(Way, *given, overlap, threads=options.threads)
         for name, overlap in {"one after the other": False, "overlapped": True}.items()

@@ -12,9 +12,7 @@ temperature 1 and make one update from a rollout.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ import torch
 from apart import Apart, in_turn
 from figures import summary, table
 from peers.trl_grpo import Peer
+from prompts import asked
 
 import guerdon
 from guerdon.data.files import write_atomically
@@ -79,16 +78,8 @@ class Native:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tokenizer", type=Path, help="the folder of a guerdon model or run that holds tokenizer.json")
-    parser.add_argument("records", type=Path, help="their field source gives the prompts")
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--output", type=Path, default=Path("reinforcing.json"))
-    options = parser.parse_args()
-    lines = options.records.read_text("utf-8").splitlines()[:2048]
-    given = (options.tokenizer, [json.loads(line)["source"] for line in lines], options.steps)
+    options, texts = asked(__doc__, "reinforcing.json")
+    given = (options.tokenizer, texts, options.steps)
     every = {
         "guerdon grpo, float32": Apart(Native, *given, "float32", "grpo", threads=options.threads),
         "guerdon grpo, bfloat16": Apart(Native, *given, "bfloat16", "grpo", threads=options.threads),

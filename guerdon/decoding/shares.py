@@ -20,6 +20,7 @@ from guerdon.data.padded import Padded
 from guerdon.decoding import workers
 from guerdon.decoding.outputs import Samples
 from guerdon.models.policy import Policy
+from guerdon.models.together import by_length
 
 _LEAST = 24  # rows of a share: fewer are done sooner by all threads together
 
@@ -40,8 +41,7 @@ def shares_of(policy: Policy, sources: Padded, copies: int) -> list[Tensor]:
         or torch.is_autocast_enabled("cpu")  # each thread has its own setting
     )
     count = 1 if alone else max(1, min(torch.get_num_threads(), len(sources), len(sources) * copies // _LEAST))
-    by_length = torch.argsort(sources.lengths, descending=True, stable=True)
-    return [by_length[first::count].sort().values for first in range(count)]
+    return by_length(sources.lengths, count)
 
 
 def decode_shares(policy: Policy, shares: Sequence[Tensor], decode: Decode[_Found]) -> list[_Found]:

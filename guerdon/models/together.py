@@ -41,8 +41,13 @@ def deal(policy: nn.Module | Policy, lengths: Tensor) -> list[Tensor]:
         or torch.is_autocast_enabled("cpu")  # each thread has its own setting
     )
     count = 1 if alone else max(1, min(torch.get_num_threads(), len(lengths), int(lengths.sum()) // _LEAST))
-    by_length = torch.argsort(lengths, descending=True, stable=True)
-    return [by_length[first::count].sort().values for first in range(count)]
+    return by_length(lengths, count)
+
+
+def by_length(lengths: Tensor, count: int) -> list[Tensor]:
+    """The numbers of rows of these lengths in ``count`` shares of about equal sums, int64, ascending in each."""
+    longest_first = torch.argsort(lengths, descending=True, stable=True)
+    return [longest_first[first::count].sort().values for first in range(count)]
 
 
 def together(module: nn.Module | Policy, works: Sequence[Work]) -> list[tuple[Tensor, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from guerdon.pipeline.judgements import judgement_counts, read_judgements
 from guerdon.pipeline.preferences import check_preferences, read_preferences
 from guerdon.pipeline.prepare import (
+    check_engine,
     check_lengths,
     check_records,
     new_generator,
@@ -34,6 +35,7 @@ def check_recipe(recipe: Recipe) -> dict[str, object]:
     generator = new_generator(recipe, lambda: new_tokenizer(recipe, records["train"].examples))
     facts["vocabulary"] = generator.policy.vocabulary_size
     facts |= check_lengths(recipe, records, generator)
+    check_engine(recipe, records, generator)
     facts |= check_preferences(recipe, read_preferences(recipe), records, generator, Silent())
     if recipe.reinforce is not None:
         facts["reinforcement steps"] = recipe.reinforce.steps

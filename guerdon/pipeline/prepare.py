@@ -23,6 +23,8 @@ from guerdon.rewards.base import Judged, Reward
 from guerdon.rewards.build import RewardContext, build_reward
 from guerdon.rewards.normalise import NormaliserOptions
 from guerdon.stages.finetune import FinetuneConfig, encode_pairs
+from guerdon.training.engine_rollouts import engine_of
+from guerdon.training.rollouts import Prompts
 
 _Given = TypeVar("_Given")
 _Found = TypeVar("_Found")
@@ -224,6 +226,17 @@ def check_lengths(recipe: Recipe, records: Mapping[str, Records], generator: Gen
     if recipe.finetune is not None:
         facts |= _check_pairs(recipe, records, generator, recipe.finetune)
     return facts
+
+
+def check_engine(recipe: Recipe, records: Mapping[str, Records], generator: Generator) -> None:
+    """Refuses an engine of rollouts that is not installed, or that cannot draw from this policy or for these sources.
+
+    Raises:
+        DataError, MissingExtraError, CapabilityError: as `guerdon.training.engine_rollouts.engine_of`.
+    """
+    if recipe.reinforce is not None and recipe.reinforce.rollout_engine.kind != "own":
+        known = [] if skips_long(recipe) else records["train"].examples  # which of them are left out is not known yet
+        engine_of(recipe.reinforce.rollout_engine, generator, Prompts.of(generator, known))
 
 
 def _check_pairs(

@@ -26,6 +26,7 @@ from guerdon.pipeline.folder import SKIPPED, RunFiles
 from guerdon.pipeline.judgements import judgement_counts
 from guerdon.pipeline.preferences import Preferences, check_preferences, drawn_preferences, read_preferences
 from guerdon.pipeline.prepare import (
+    check_engine,
     check_lengths,
     check_records,
     new_generator,
@@ -89,6 +90,7 @@ class Run:
         first = self._new_generator() if self.start is None else self.start.open(self.recipe.decoding)
         judged = judgement_counts(self.scorers.judgements) if self.like is None else {}
         facts = {**check_lengths(self.recipe, self.records, first), **judged}
+        check_engine(self.recipe, self.records, first)
         return facts | check_preferences(self.recipe, self.preferences, self.records, first, self.progress)
 
     def begin(self) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from flow.conftest import tiny_recipe
 from helpers.resumable import TRAINING, VALIDATION, generator
 
+from guerdon.cli.main import answer
 from guerdon.decoding import LengthLimit
 from guerdon.errors import CapabilityError, DataError, TrainingError
 from guerdon.generator import Generator
@@ -154,3 +158,20 @@ def test_what_it_cannot_draw_is_refused_before_anything_is_begun(tmp_path: Path)
     with pytest.raises(CapabilityError, match="float32 weights on the CPU"):
         reinforce(made, REWARD, TRAINING, config(INT8), VALIDATION, folder=tmp_path / "b", seed=5)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["check", "run"])
+def test_an_engine_that_is_not_installed_is_told_before_anything_is_trained(
+    verb: str, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny_recipe(records)
+    recipe["reinforce"]["rollout_engine"] = {"kind": "ctranslate2"}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    where = [] if verb == "check" else ["--folder", str(tmp_path / "run")]
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    assert answer([verb, str(path), *where]) == 2
+    *_, line = capsys.readouterr().err.splitlines()  # a run has said what it reads
+    assert "reinforce.rollout_engine" in line
+    assert "guerdon[ctranslate2]" in line
+    assert sorted(tmp_path.iterdir()) == [path]

@@ -11,15 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny_runs import EXAMPLES, REWARD, count_e, generator
 from torch import Tensor
 
 from guerdon.data.padded import Padded
-from guerdon.data.records import Example
-from guerdon.data.tokenizer import Tokenizer
 from guerdon.decoding import LengthLimit
 from guerdon.errors import CheckpointError, ConfigurationError
-from guerdon.generator import Generator
-from guerdon.models.transformer import Transformer, TransformerOptions
 from guerdon.rewards.function import FunctionReward
 from guerdon.rewards.normalise import NormaliserOptions
 from guerdon.rewards.weighting import ConstraintOptions, ScheduleOptions
@@ -41,27 +38,9 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     torch.set_num_threads(before)
 
 
-WORDS = ("red", "blue", "pub", "cafe", "near", "river", "old", "cheap")
-EXAMPLES = [Example(f"{a} {b} {c}", [f"{c} {a}"]) for a in WORDS[:4] for b in WORDS[2:6] for c in WORDS[5:7]]
 LIMIT = LengthLimit(absolute=7)
 BETA, TEMPERATURE = 0.25, 0.8
 GROUPS = ("reinforce", "rloo", "grpo", "dr_grpo", "minimum_risk", "self_critical", "remax", "ppo")
-
-
-def count_e(sources: list[str], outputs: list[str], references: list[list[str]]) -> list[float]:
-    """Whole numbers, so that float32 rewards are exact; texts of every kind differ in it."""
-    return [float(output.count("e") * 4 + output.count(" ") * 2 - len(output)) for output in outputs]
-
-
-REWARD = FunctionReward(count_e, name="wanted", scores_prefixes=True)
-
-
-def generator(double: bool = True) -> Generator:
-    tokenizer = Tokenizer.train([e.source for e in EXAMPLES] * 3, 280)
-    torch.manual_seed(3)
-    options = TransformerOptions(tokenizer.vocabulary_size, 16, 2, 1, 1, 32, dropout=0.1, max_source=32, max_target=16)
-    policy = Transformer(options).eval()
-    return Generator(policy.double() if double else policy, tokenizer)
 
 
 def config(**changes: Any) -> ReinforceConfig:

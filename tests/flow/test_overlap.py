@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.overlap import COPIES, HIGH, LIMIT, LOW, config, count_e, gradient, move, trainee
+from helpers.overlap import COPIES, HIGH, LIMIT, LOW, config, gradient, move, trainee
+from helpers.tiny_runs import count_e
 from torch import Tensor
 
 from guerdon.data.draws import row_keys

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 from helpers.letters import huggingface
-from helpers.overlap import EXAMPLES, config, count_e, generator, gradient, trainee
+from helpers.overlap import config, gradient, trainee
 from helpers.tiny_models import tiny_bart, tiny_t5
+from helpers.tiny_runs import EXAMPLES, count_e, generator
 from torch import Tensor
 
 from guerdon.errors import CheckpointError, RewardError

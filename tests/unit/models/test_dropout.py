@@ -43,3 +43,15 @@ def test_the_global_seed_decides_and_the_gradient_is_the_mask() -> None:
     first.sum().backward()
     torch.testing.assert_close(first, hidden * hidden.grad)
     assert first.dtype == torch.float64
+
+
+def test_counts_what_a_comparison_would_keep() -> None:
+    """The same words, compared: not one level more or less is dropped."""
+    count, dropped = 400_000, round(0.3 * 2**16)
+    torch.manual_seed(7)
+    kept = Dropout(0.3)(torch.ones(count)) != 0
+    torch.manual_seed(7)
+    words = torch.empty(count // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16).int() + 2**15
+    assert torch.equal(kept, words >= dropped)
+    assert (words == dropped).any()
+    assert (words == dropped - 1).any()
