@@ -63,7 +63,7 @@ class Task:
         torch.manual_seed(given.seed)
         options = TransformerOptions(
             tokenizer.vocabulary_size, given.width, 4, given.layers, given.layers, given.feed_forward,
-            dropout=given.dropout, norm="post", activation="relu", max_source=128, max_target=128,
+            dropout=given.dropout, norm=given.norm, activation="relu", max_source=128, max_target=128,
         )  # fmt: skip
         return cls(texts, Generator(Transformer(options), tokenizer), began, [])
 
@@ -82,7 +82,7 @@ class Task:
 
 
 def by_guerdon(task: Task, given: argparse.Namespace) -> Write:
-    """Trains with `guerdon.finetune`."""
+    """Trains with `guerdon.finetune`, then for ``--reinforce`` steps by `guerdon.reinforce`, for the BLEU of each output."""
 
     def write(sources: Sequence[str], beams: int) -> list[str]:
         common: dict[str, Any] = {"limit": LengthLimit(absolute=LIMIT), "precision": "bfloat16", "batch_size": 128}
@@ -91,18 +91,29 @@ def by_guerdon(task: Task, given: argparse.Namespace) -> Write:
         return [outputs[0].text for outputs in task.generator.generate(list(sources), options)]
 
     config = guerdon.FinetuneConfig(
-        epochs=given.epochs, batch=BatchOptions(given.batch), label_smoothing=0.1, precision="bfloat16",
+        epochs=given.epochs, batch=BatchOptions(given.batch), precision="bfloat16", bpe_dropout=given.bpe_dropout,
         optimiser=OptimiserOptions(given.rate, given.warmup, "cosine", weight_decay=0.0, clip_norm=1.0),
         loop=LoopOptions(given.every, 1000, "bleu", higher_is_better=True, average_best=given.average),
     )  # fmt: skip
-    folder = given.output / "guerdon"
+    folder, texts = given.output / "guerdon", task.texts
     with Bars() as bars:
-        guerdon.finetune(
-            task.generator, task.texts["train"], config, task.texts["val"], lambda _: {"bleu": task.validate(write)}, folder,
-            given.seed, bars,
-        )  # fmt: skip
+        rest: Any = (lambda _: {"bleu": task.validate(write)}, folder, given.seed, bars)
+        guerdon.finetune(task.generator, texts["train"], config, texts["val"], *rest)
+        if given.reinforce:
+            reward = guerdon.rewards.SentenceBleu(tokenize="none")
+            guerdon.reinforce(task.generator, reward, texts["train"], reinforcement(given), texts["val"], *rest)
     task.generator.save(folder / "model")
     return write
+
+
+def reinforcement(given: argparse.Namespace) -> guerdon.ReinforceConfig:
+    """512 outputs a step, each compared with the others of its source, held near the fine-tuned model."""
+    return guerdon.ReinforceConfig(
+        steps=given.reinforce, sources_per_step=64, samples_per_source=8, estimator="rloo", limit=LengthLimit(absolute=64),
+        precision="bfloat16", rollout_precision="bfloat16",
+        optimiser=OptimiserOptions(given.reinforce_rate, 10, "cosine", weight_decay=0.0),
+        loop=LoopOptions(50, 1000, "bleu", higher_is_better=True, average_best=3),
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -137,6 +148,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("runs/quality"))
     parser.add_argument("--minutes", type=float, default=60, help="that the Trainer may take")
     parser.add_argument("--epochs", type=float, default=60, help="of guerdon")
+    parser.add_argument("--reinforce", type=int, default=0, help="steps of reinforcement after them")
+    parser.add_argument("--reinforce-rate", type=float, default=2e-4)
     parser.add_argument("--batch", type=int, default=8192, help="source and target positions of a step")
     parser.add_argument("--rate", type=float, default=5e-3)
     parser.add_argument("--warmup", type=int, default=1000)
@@ -146,6 +159,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--feed-forward", type=int, default=256)
     parser.add_argument("--dropout", type=float, default=0.3)
+    parser.add_argument("--bpe-dropout", type=float, default=0.0)
+    parser.add_argument("--norm", default="post")
     parser.add_argument("--vocabulary", type=int, default=8000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

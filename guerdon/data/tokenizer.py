@@ -111,6 +111,19 @@ class Tokenizer:
         """The name of each id: its bytes, each written as a visible character (as GPT-2 does)."""
         return [str(self._backend.id_to_token(token)) for token in range(self.vocabulary_size)]
 
+    def words(self, text: str) -> list[str]:
+        """What merges stay within: the text's bytes, each as a visible character, cut where no merge can cross.
+
+        Raises:
+            DataError: as `encode`.
+        """
+        return [word for word, _ in self._backend.pre_tokenizer.pre_tokenize_str(_valid(text, "the text"))]
+
+    def merges(self) -> tuple[dict[str, int], list[tuple[str, str]]]:
+        """The id of each piece of a word, and the pairs of pieces that are merged, in the order in which they were learned."""
+        model = json.loads(self._content)["model"]
+        return model["vocab"], [(left, right) for left, right in model["merges"]]
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text, never a special one; no start or end is added.
 
