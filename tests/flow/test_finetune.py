@@ -159,6 +159,57 @@ def test_pairs_that_are_too_long_stop_or_are_skipped_and_counted() -> None:
         finetune(generator, examples[1:3], skipping, examples)
 
 
+def test_dropped_merges_change_the_pieces_trained_on_and_not_those_validated_on(tmp_path: Path) -> None:
+    """With every merge dropped a text is its bytes; one that has no room for them (the second) keeps its pieces."""
+    examples = [Example("red red", ("blue and red",)), Example("green", ("a word of many letters: " + "green" * 9,))]
+    untrained_one = untrained(texts_of(examples) * 3, 290, max_target=60)
+    merged = [len(row) for row in untrained_one.encode_targets(["blue and red", examples[1].references[0]])]
+    assert merged[1] <= 60 < len(examples[1].references[0]) + 1
+    before = -sum(untrained_one.log_probs(["red red"], ["blue and red"])) / merged[0]
+    quick = LoopOptions(validate_every=10)
+    config = FinetuneConfig(steps=2, loop=quick, bpe_dropout=1.0, optimiser=OptimiserOptions(learning_rate=1e-12))
+    outcome = finetune(untrained_one, examples, config, examples[:1], folder=tmp_path)
+    assert figures(tmp_path, "train", "tokens") == [len("blue and red") + 1 + merged[1]] * 2
+    assert outcome.validation["nll"] == pytest.approx(before, rel=1e-4)
+
+
+def test_merges_are_dropped_by_chance_and_training_learns(tmp_path: Path) -> None:
+    examples = small(200)
+    generator = untrained(texts_of(examples))
+    usual = sum(map(len, generator.encode_targets([r for e in examples for r in e.references])))
+    config = FinetuneConfig(epochs=6, batch=BatchOptions(2500), optimiser=SCHEDULE, loop=LOOP, bpe_dropout=0.1)
+    finetune(generator, examples, config, examples[:20], folder=tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    trained = [row for row in rows if row["kind"] == "train"]
+    tokens = [sum(row["tokens"] for row in trained if row["epoch"] == epoch) for epoch in range(6)]
+    assert len(set(tokens)) > 1
+    assert all(1.02 * usual < count < 1.6 * usual for count in tokens)
+    assert trained[-1]["nll"] < 0.7 * trained[0]["nll"]
+
+
+def test_only_guerdons_tokenizer_can_drop_merges() -> None:
+    class Characters:
+        end_id = 2
+
+        def encode_sources(self, texts: list[str]) -> list[list[int]]:
+            return [[*(3 + ord(letter) % 200 for letter in text), 2] for text in texts]
+
+        encode_targets = encode_sources
+
+        def encode_prefixes(self, texts: list[str]) -> list[list[int]]:
+            return [row[:-1] for row in self.encode_sources(texts)]
+
+        def decode_batch(self, rows: list[list[int]]) -> list[str]:
+            return ["" for _ in rows]
+
+    generator = Generator(untrained(["a b"] * 3, 280).policy, Characters())
+    examples = [Example("a", ("b",))]
+    with pytest.raises(ConfigurationError, match=r"bpe_dropout.*only a tokenizer of guerdon"):
+        finetune(generator, examples, FinetuneConfig(steps=1, bpe_dropout=0.1), examples)
+    with pytest.raises(ConfigurationError, match=r"1\.5 is no probability"):
+        FinetuneConfig(steps=1, bpe_dropout=1.5)
+
+
 BLEU = LoopOptions(criterion="bleu", higher_is_better=True)
 
 

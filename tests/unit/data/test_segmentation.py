@@ -57,7 +57,8 @@ def exact(word: str, dropout: float) -> dict[tuple[str, ...], float]:
 
 def test_segmentations_have_the_probabilities_of_the_paper() -> None:
     expected = exact("Ġhund", 0.3)
-    assert math.isclose(sum(expected.values()), 1.0) and len(expected) > 4
+    assert math.isclose(sum(expected.values()), 1.0)
+    assert len(expected) > 4
     epochs, names = 6000, TOKENIZER.tokens()
     # 20 times in a text of its own, so that what the occurrences of a word share is a part of what is tested
     segmentations = Segmentations(TOKENIZER, [" hund"] * 20, 0.3, 7, "texts")
