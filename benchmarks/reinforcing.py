@@ -38,6 +38,7 @@ from guerdon.training.progress import Silent
 from guerdon.training.trainee import LoopOptions
 
 SOURCES, COPIES, LENGTH, UNCOUNTED = 32, 8, 32, 2
+SHARE = 1 / 8  # of the sources, for a KL that holds nothing: TRL measures none
 SIZES = (SOURCES, COPIES, LENGTH, UNCOUNTED)
 Timing = tuple[float, dict[str, float]]  # outputs a second, and the share of the time that each part takes
 
@@ -49,7 +50,9 @@ def trivial(sources: list[str], outputs: list[str], references: list[Any]) -> li
 class Native:
     """`guerdon.reinforce`, with all that a run does: logs, samples, monitors."""
 
-    def __init__(self, folder: Path, texts: list[str], steps: int, precision: Precision, estimator: Estimator) -> None:
+    def __init__(
+        self, folder: Path, texts: list[str], steps: int, precision: Precision, estimator: Estimator, measured: float
+    ) -> None:
         torch.manual_seed(1)
         tokenizer = Tokenizer.load(folder)
         options = TransformerOptions(tokenizer.vocabulary_size, encoder_layers=4, decoder_layers=5, max_source=256)
@@ -57,7 +60,7 @@ class Native:
         self.examples = [guerdon.Example(text) for text in texts]
         self.config = guerdon.ReinforceConfig(
             steps=steps + UNCOUNTED, sources_per_step=SOURCES, samples_per_source=COPIES, limit=LengthLimit(absolute=LENGTH),
-            estimator=estimator, precision=precision, rollout_precision=precision, kl=KlOptions(coefficient=0.0),
+            estimator=estimator, precision=precision, rollout_precision=precision, kl=KlOptions(0.0, measured=measured),
             loop=LoopOptions(validate_every=10_000, checkpoint_every=10_000, criterion="reward", higher_is_better=True),
         )  # fmt: skip
 
@@ -81,8 +84,9 @@ def main() -> None:
     options, texts = asked(__doc__, "reinforcing.json")
     given = (options.tokenizer, texts, options.steps)
     every = {
-        "guerdon grpo, float32": Apart(Native, *given, "float32", "grpo", threads=options.threads),
-        "guerdon grpo, bfloat16": Apart(Native, *given, "bfloat16", "grpo", threads=options.threads),
+        "guerdon grpo, float32": Apart(Native, *given, "float32", "grpo", SHARE, threads=options.threads),
+        "guerdon grpo, bfloat16": Apart(Native, *given, "bfloat16", "grpo", SHARE, threads=options.threads),
+        "the same, the KL along all outputs": Apart(Native, *given, "bfloat16", "grpo", 1.0, threads=options.threads),
         "TRL GRPO, float32": Apart(Peer, *given, False, SIZES, threads=options.threads),
         "TRL GRPO, bfloat16": Apart(Peer, *given, True, SIZES, threads=options.threads),
     }

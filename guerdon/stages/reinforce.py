@@ -98,14 +98,15 @@ class Reinforce:
         if self.ahead is not None and step < config.steps:
             self.ahead.begin(step + 1, self._sources(step + 1))
         seen = self.updating.scan(rollout)
-        mask = rollout.samples.tokens.mask
-        divergence = sequence_kl(kl_estimate("k1", rollout.samples.log_prob, seen.anchor_log_prob), mask)
+        mask, asked = rollout.samples.tokens.mask, slice(seen.asked)
+        each = kl_estimate("k1", rollout.samples.log_prob[asked], seen.anchor_log_prob[asked])
+        divergence = sequence_kl(each, mask[asked])
         targets = self.signals.targets(step, rollout, drawn.judgement, seen, drawn.further)
         if rollout.weights is not None:
-            targets, divergence = targets.weighed(rollout.weights), divergence * rollout.weights.to(divergence)
+            targets, divergence = targets.weighed(rollout.weights), divergence * rollout.weights[asked].to(divergence)
         self._metrics = self.watch.rollout_metrics(rollout, drawn.judged, drawn.judgement, targets.advantages, divergence)
         self._metrics |= {**self.signals.metrics(drawn.judgement, targets, rollout.groups.cpu(), step), **rollout.figures}
-        self._metrics["anchor_nll"] = -float(seen.anchor_log_prob.double().sum()) / rollout.samples.tokens.tokens()
+        self._metrics["anchor_nll"] = -float(seen.anchor_log_prob.double().sum() / mask[asked].sum())
         tally = Tally(rollout.samples, config.updates_per_rollout, drawn.stale)
         for number in range(config.updates_per_rollout):
             yield self._losses(number == 0, drawn, references, targets, seen, tally)

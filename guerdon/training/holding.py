@@ -32,6 +32,8 @@ class KlOptions:
         anchor: "fixed" is the policy that the stage begins with; "refreshed" becomes the policy anew every ``anchor_every``
             steps; "moving_average" follows it with ``anchor_decay`` a step.
         anchor_every, anchor_decay: see ``anchor``.
+        measured: the share of a step's sources (which are drawn at random) along whose outputs the KL is measured, where the
+            coefficient is 0 and the measure is for the log alone: it costs a forward pass of the anchor.
     """
 
     coefficient: float = 0.05
@@ -42,6 +44,7 @@ class KlOptions:
     anchor: AnchorKind = "fixed"
     anchor_every: int | None = None
     anchor_decay: float | None = None
+    measured: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.coefficient < math.inf:
@@ -58,6 +61,12 @@ class KlOptions:
                 "the gradient of k1 in the loss is 0 in expectation: it holds nothing",
                 where="reinforce.kl.estimator",
                 cure="choose exact, k2 or k3, or put k1 in the reward",
+            )
+        if not (self.measured == 1.0 or (0.0 < self.measured < 1.0 and self.coefficient == 0.0)):
+            raise ConfigurationError(
+                f"{self.measured} of the outputs, with a coefficient of {self.coefficient}",
+                where="reinforce.kl.measured",
+                cure="give more than 0 and at most 1, and 1 where the coefficient is above 0: each output's KL then counts",
             )
         self._check_target()
         self._check_anchor()

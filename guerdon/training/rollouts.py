@@ -83,12 +83,22 @@ class Rollout:
         texts = iter(tokenizer.decode_batch([row[:t] for row in rows for t in range(len(row))]))
         return [[next(texts) for _ in row] for row in rows]
 
-    def micro_batches(self, max_tokens: int) -> Iterator[MicroBatch]:
-        """Whole sample groups of about equal length, at most ``max_tokens`` padded target positions together (or one group)."""
+    @property
+    def copies(self) -> int:
+        """Outputs of each source."""
+        return len(self.groups) // len(self.sources)
+
+    def micro_batches(self, max_tokens: int, sources: int | None = None) -> Iterator[MicroBatch]:
+        """Whole sample groups of about equal length, at most ``max_tokens`` padded target positions together (or one group).
+
+        Args:
+            max_tokens: of a micro-batch.
+            sources: only the groups of the first so many; None for all.
+        """
         lengths = torch.zeros_like(self.sources.lengths).scatter_reduce(0, self.groups, self.samples.tokens.lengths, "amax")
-        copies = len(self.groups) // len(self.sources)
+        copies = self.copies
         part: list[int] = []
-        for group in torch.argsort(lengths, stable=True).tolist():
+        for group in torch.argsort(lengths[:sources], stable=True).tolist():
             if part and (len(part) + 1) * copies * int(lengths[group]) > max_tokens:
                 yield self._micro_batch(part, copies)
                 part = []

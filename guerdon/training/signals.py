@@ -41,12 +41,14 @@ class Seen:
     """What the models say of the tokens of a rollout before the first update; each [n, t], 0 beyond an output's length.
 
     Attributes:
-        anchor_log_prob: the anchor's log-probability of each token.
+        anchor_log_prob: the anchor's log-probability of each token; 0 in rows where it was not asked.
+        asked: rows that the anchor was asked about, the first ones.
         kl: the exact KL to the anchor at each prefix; None where nothing reads it.
         value: the value of each prefix; None without a value head.
     """
 
     anchor_log_prob: Tensor
+    asked: int
     kl: Tensor | None = None
     value: Tensor | None = None
 

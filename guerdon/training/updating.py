@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -42,22 +44,25 @@ class Updating:
     @torch.no_grad()
     def scan(self, rollout: Rollout) -> Seen:
         """What the anchor and, where something reads it, the actor says of each token as it was drawn."""
-        config, like = self.config, rollout.samples.log_prob
-        exact = config.kl.place == "reward" and config.kl.chosen_estimator == "exact"
-        of_actor = exact or self.actor.value is not None
+        kl, like, most = self.config.kl, rollout.samples.log_prob, self.config.micro_batch_tokens
+        exact = kl.place == "reward" and kl.chosen_estimator == "exact" and kl.coefficient > 0
         found = {name: torch.zeros_like(like) for name in ("anchor_log_prob", "kl", "value")}
-        for part in rollout.micro_batches(config.micro_batch_tokens):
-            if of_actor:
-                now = self._evaluate(part, self.anchor)
-                parts = {"anchor_log_prob": now.anchor_log_prob, "kl": now.kl, "value": now.value}
-            else:
-                (anchor_log_prob,) = dealt(self.anchor, self.anchor, part, self._of_anchor)
-                parts = {"anchor_log_prob": anchor_log_prob}
-            for name, values in parts.items():
-                if values is not None:
-                    found[name][part.rows, : values.shape[1]] = values.to(like.dtype)
+
+        def keep(part: MicroBatch, **values: Tensor | None) -> None:
+            for name, own in values.items():
+                if own is not None:
+                    found[name][part.rows, : own.shape[1]] = own.to(like.dtype)
+
+        if exact or self.actor.value is not None:
+            for part in rollout.micro_batches(most):
+                now = self._evaluate(part, self.anchor if exact else None)
+                keep(part, anchor_log_prob=now.anchor_log_prob, kl=now.kl, value=now.value)
+        asked = math.ceil(kl.measured * len(rollout.sources))
+        for part in rollout.micro_batches(most, asked) if not exact else ():
+            (anchor_log_prob,) = dealt(self.anchor, self.anchor, part, self._of_anchor)
+            keep(part, anchor_log_prob=anchor_log_prob)
         value = found["value"] if self.actor.value is not None else None
-        return Seen(found["anchor_log_prob"], found["kl"] if exact else None, value)
+        return Seen(found["anchor_log_prob"], asked * rollout.copies, found["kl"] if exact else None, value)
 
     def _of_anchor(self, part: MicroBatch) -> list[Tensor]:
         # what a coefficient of 0 only measures may be as coarse as the gradient

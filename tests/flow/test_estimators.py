@@ -409,6 +409,21 @@ def test_the_anchor_moves_before_a_step() -> None:
     assert torch.equal(now.weight, wanted)
 
 
+@pytest.mark.parametrize(("share", "sources"), [(1.0, 4), (0.5, 2), (0.3, 2), (0.01, 1)])
+@pytest.mark.parametrize("estimator", ["rloo", "ppo"])
+def test_a_kl_that_holds_nothing_is_measured_on_a_share_of_the_sources(estimator: Any, share: float, sources: int) -> None:
+    """By hand, along the outputs of the first sources; the gradient is the same to the bit, however few they are."""
+    made, whole = (
+        trainee(config(estimator=estimator, normalisation=NormaliserOptions("none"), kl=KlOptions(0.0, measured=measured)))
+        for measured in (share, 1.0)
+    )
+    assert torch.equal(first_gradient(made), first_gradient(whole))
+    outputs = outputs_of(made)[: 3 * sources]
+    assert made.metrics()["kl"] == pytest.approx(sum(sum(o.penalties(1.0)) for o in outputs) / len(outputs), rel=1e-6)
+    anchor = [float(log_prob) for o in outputs for log_prob in o.anchor]
+    assert made.metrics()["anchor_nll"] == pytest.approx(-sum(anchor) / len(anchor), rel=1e-6)
+
+
 def test_the_entropy_controller() -> None:
     controller = EntropyController(EntropyOptions(0.01, target=2.0, rate=0.1, most=0.05))
     controller.update(1.9)
@@ -449,6 +464,8 @@ REFUSED: list[tuple[str, Callable[[], Any]]] = [
     ("there is no 'frozen'", lambda: KlOptions(anchor="frozen")),  # type: ignore[arg-type]
     ("anchor_every is None", lambda: KlOptions(anchor="refreshed")),
     ("anchor_decay is 0.9 and anchor is fixed", lambda: KlOptions(anchor_decay=0.9)),
+    ("0.5 of the outputs, with a coefficient of 0.05", lambda: KlOptions(measured=0.5)),
+    ("0.0 of the outputs", lambda: KlOptions(0.0, measured=0.0)),
     ("no coefficient", lambda: EntropyOptions(-1.0)),
     ("nats", lambda: EntropyOptions(target=0.0)),
     ("at least the coefficient", lambda: EntropyOptions(0.5, target=1.0, most=0.1)),
