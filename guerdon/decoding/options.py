@@ -10,7 +10,7 @@ from guerdon.decoding.beam import BeamOptions
 from guerdon.decoding.limits import LengthLimit
 from guerdon.decoding.sampling import SamplingOptions
 from guerdon.errors import ConfigurationError
-from guerdon.models.precision import Precision, check_precision
+from guerdon.models.precision import DecodingPrecision, check_decoding_precision
 
 _BEAM = {option.name for option in dataclasses.fields(BeamOptions)} - {"returned", "ngram_block"}
 _SAMPLING = {option.name for option in dataclasses.fields(SamplingOptions)} - {"ngram_block"}
@@ -27,7 +27,8 @@ class DecodingOptions:
         limit: the longest output.
         seed: of the samples.
         batch_size: sources decoded together; changes speed and memory only.
-        precision: of the model's matrix products. In bfloat16 outputs are those of a coarser model.
+        precision: of the model's matrix products. In bfloat16 and int8 (models of guerdon on the CPU) outputs are those of a
+            coarser model.
         beam_size, length_penalty, length_normalisation, patience: see `guerdon.decoding.BeamOptions`; for beam only.
         temperature, top_k, top_p, min_p: see `guerdon.decoding.SamplingOptions`; for sample only.
     """
@@ -38,7 +39,7 @@ class DecodingOptions:
     limit: LengthLimit = field(default_factory=LengthLimit)
     seed: int = 0
     batch_size: int = 64
-    precision: Precision = "float32"
+    precision: DecodingPrecision = "float32"
     beam_size: int | None = None
     length_penalty: float | None = None
     length_normalisation: Literal["power", "gnmt"] | None = None
@@ -71,7 +72,7 @@ class DecodingOptions:
             raise ConfigurationError(
                 f"{self.batch_size} sources are no batch", where="decoding.batch_size", cure="give at least 1"
             )
-        check_precision(self.precision)
+        check_decoding_precision(self.precision)
         self.search()
 
     def search(self) -> BeamOptions | SamplingOptions | None:

@@ -23,8 +23,9 @@ from guerdon.errors import CapabilityError, CheckpointError, MissingExtraError
 from guerdon.models.bars import without_bars
 from guerdon.models.evaluation import evaluate_logits
 from guerdon.models.huggingface_checks import Conventions, check_agreement, check_kind, source_and_target_limits
+from guerdon.models.integer import no_integers
 from guerdon.models.policy import Evaluation, Policy
-from guerdon.models.precision import Precision, autocast
+from guerdon.models.precision import DecodingPrecision, Precision, autocast
 
 
 @dataclass
@@ -206,8 +207,12 @@ class HuggingFacePolicy(nn.Module):
 
     # --- one position at a time
 
-    def start(self, sources: Padded, copies: int = 1, precision: Precision = "float32") -> tuple[HuggingFaceState, Tensor]:
+    def start(
+        self, sources: Padded, copies: int = 1, precision: DecodingPrecision = "float32"
+    ) -> tuple[HuggingFaceState, Tensor]:
         """See `guerdon.models.policy.Policy.start`. A forced first token is fed here, and is no part of the output."""
+        if precision == "int8":
+            raise no_integers()
         with autocast(sources.ids.device, precision):
             (memory, mask), count = self._encode(sources), len(sources)
         numbers = torch.arange(count, device=memory.device)

@@ -12,7 +12,7 @@ from guerdon.models.attention import CrossAttention, SelfAttention
 from guerdon.models.dropout import Dropout
 from guerdon.models.filled import Filled
 from guerdon.models.options import TransformerOptions
-from guerdon.models.packed import PackedLinear, SingleLinear
+from guerdon.models.packed import PACKED
 
 
 class Memory(NamedTuple):
@@ -54,8 +54,7 @@ class FeedForward(nn.Module):
     def fuse_packed(self) -> None:
         """See `guerdon.models.packed.pack`: the first product applies the activation, and keeps what the second reads."""
         inner, outer = self.project_in, self.project_out
-        packed = (PackedLinear, SingleLinear)
-        if not self.gated and isinstance(inner, packed) and isinstance(outer, packed):
+        if not self.gated and isinstance(inner, PACKED) and isinstance(outer, PACKED):
             inner.activation, inner.keeps = self.name, True
             self.activation = lambda hidden: hidden
 

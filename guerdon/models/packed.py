@@ -2,7 +2,7 @@
 
 A product of few rows spends much of its time on arranging the weights for the kernel, at every call anew. Decoding makes
 hundreds of such products with the same weights, so that they are arranged once, and again when they have changed
-(`benchmarks/packed.py` has what it is worth). The arithmetic is float32, or bfloat16 where that is asked for.
+(`benchmarks/packed.py` has what it is worth). The arithmetic is float32, or bfloat16 or int8 where that is asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from guerdon.models.precision import Precision
+from guerdon.models.integer import IntegerLinear
+from guerdon.models.precision import DecodingPrecision
 
 _ROWS = 512  # that the layout is made for: it serves one row as well, while one made for a single row does not serve many
 _LARGE = 2**18  # weights
@@ -39,7 +40,7 @@ class PackedLinear(nn.Module):
     activation = "none"
     keeps = False
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, precision: Precision = "float32") -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, precision: DecodingPrecision = "float32") -> None:
         super().__init__()
         kind = torch.bfloat16 if precision == "bfloat16" else weight.dtype
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(kind), _ROWS)
@@ -91,6 +92,10 @@ class SingleLinear(nn.Module):
         return torch.addmm(to, hidden, self.turned).add_(self.bias)
 
 
+PACKED = (PackedLinear, SingleLinear, IntegerLinear)
+"""What `pack` makes of a linear layer: each has ``activation``, ``keeps``, and ``added``."""
+
+
 def can_pack(like: Tensor) -> bool:
     """Whether linear layers can be packed: for float32 weights on the CPU, without gradients or autocast."""
     return (
@@ -105,20 +110,29 @@ def can_pack(like: Tensor) -> bool:
     )
 
 
-def pack(modules: Sequence[nn.Module], precision: Precision = "float32", single: bool = False) -> list[nn.Module]:
+def pack(modules: Sequence[nn.Module], precision: DecodingPrecision = "float32", single: bool = False) -> list[nn.Module]:
     """The same modules with packed linear layers (``single``: those of `single_row`); all else is shared with those given.
 
     A layer of a subclass of ``nn.Linear`` may compute something else, and stays as it is. A module with a method
     ``fuse_packed`` is asked, in its packed form, to leave to its packed layers what they can do in the same pass.
     """
-    kind = partial(single_row if single else PackedLinear, precision=precision)
+    kind = partial(single_row if single else many_rows, precision=precision)
     return [_packed(module, kind) for module in modules]
 
 
-def single_row(weight: Tensor, bias: Tensor | None, precision: Precision) -> PackedLinear | SingleLinear:
-    """The layer that is fastest for a single row: in bfloat16, small weights are not worth the rounding of inputs."""
-    if precision == "bfloat16" and weight.numel() >= _LARGE:
-        return PackedLinear(weight, bias, precision)
+def many_rows(weight: Tensor, bias: Tensor | None, precision: DecodingPrecision) -> PackedLinear | IntegerLinear:
+    """The layer for several rows. That of integers has two inputs at least: with one, torch (2.13) gets the product wrong."""
+    if precision == "int8" and weight.shape[1] > 1:
+        return IntegerLinear(weight, bias)
+    return PackedLinear(weight, bias, precision)
+
+
+def single_row(
+    weight: Tensor, bias: Tensor | None, precision: DecodingPrecision
+) -> PackedLinear | SingleLinear | IntegerLinear:
+    """The layer that is fastest for a single row: small weights are not worth the rounding of inputs."""
+    if precision != "float32" and weight.numel() >= _LARGE:
+        return many_rows(weight, bias, precision)
     return SingleLinear(weight, bias)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from guerdon.models.cache import Layout, SelfCache
 from guerdon.models.lanes import LaneCache
 from guerdon.models.layers import DecoderLayer, Residual
-from guerdon.models.packed import PackedLinear, SingleLinear
+from guerdon.models.packed import PACKED
 
 
 class LayerStep:
@@ -52,7 +52,7 @@ class LayerStep:
 
 def straight(module: nn.Module) -> Callable[[Tensor], Tensor]:
     """What the module computes, without the detours of a module's call where it is of a known kind."""
-    if isinstance(module, PackedLinear | SingleLinear):
+    if isinstance(module, PACKED):
         return module.forward
     if type(module) is nn.LayerNorm:
         shape, weight, bias, eps = module.normalized_shape, module.weight, module.bias, module.eps
@@ -67,7 +67,7 @@ class _Around:
         self.pre, self.norm = residual.pre, straight(residual.norm)
         silent = not residual.dropout.training or residual.dropout.share == 0.0
         self.add: Callable[[Tensor, Tensor], Tensor]
-        if silent and isinstance(last, PackedLinear | SingleLinear):
+        if silent and isinstance(last, PACKED):
             self.add = last.added
         else:
             self.add = lambda inner, hidden: hidden + residual.dropout(last(inner))

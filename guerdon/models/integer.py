@@ -1,0 +1,86 @@
+"""Linear layers in eight-bit integers, for decoding on the CPU: exact sums of products of rounded weights and inputs.
+
+Weights are rounded once, each output's row on a scale of its own; inputs at each call, each row on a scale of its own
+(LLM.int8() without its outliers: Dettmers et al. 2022, https://arxiv.org/abs/2208.07339, section 2.1, "vector-wise"). Sums of
+integers are exact, so that a row's result depends on nothing but the row.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from guerdon.errors import ConfigurationError
+
+_LARGEST = 127.0
+_SMALLEST = 1e-30  # scale: a row of zeros is divided by it
+
+
+class IntegerLinear(nn.Module):
+    """f(x Wᵀ + b) with W and x rounded to integers of [-127, 127]; the weight is a copy, the result float32.
+
+    Attributes:
+        activation: f, "none", "relu" or "gelu".
+        keeps: without a meaning here.
+    """
+
+    activation = "none"
+    keeps = False
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        rounded, scale = rounded_rows(weight.detach().float())
+        self.weight, self.scale = rounded.t(), scale[:, 0]
+        self.bias = None if bias is None else bias.detach().clone()
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., in] to [..., out]."""
+        found = self._product(hidden)
+        if self.bias is not None:
+            found.add_(self.bias)
+        if self.activation == "none":
+            return found
+        return found.relu_() if self.activation == "relu" else functional.gelu(found)
+
+    def added(self, hidden: Tensor, to: Tensor) -> Tensor:
+        """``to`` + x Wᵀ + b; for layers without an activation."""
+        found = self._product(hidden).add_(to)
+        return found if self.bias is None else found.add_(self.bias)
+
+    def _product(self, hidden: Tensor) -> Tensor:
+        rows = hidden if hidden.ndim == 2 else hidden.reshape(-1, hidden.shape[-1])
+        rounded, scale = rounded_rows(rows)
+        found = torch._int_mm(rounded, self.weight).float().mul_(scale).mul_(self.scale)
+        return found if hidden.ndim == 2 else found.view(*hidden.shape[:-1], -1)
+
+
+def rounded_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 [n, m], and the scale [n, 1] of each row: their product is within half a scale of ``rows`` [n, m].
+
+    A row with a number that is not finite has a scale that is not, and so has all that is made of it.
+    """
+    largest = rows.abs().amax(-1, keepdim=True).clamp_min_(_SMALLEST)
+    return (rows * (_LARGEST / largest)).round_().to(torch.int8), largest / _LARGEST
+
+
+def no_integers() -> ConfigurationError:
+    """What to raise where int8 is asked for and cannot be had."""
+    return ConfigurationError(
+        "int8 decodes a float32 model of guerdon on a CPU that has instructions for it",
+        where="precision",
+        cure="choose bfloat16 or float32",
+    )
+
+
+@functools.cache
+def has_integers() -> bool:
+    """Whether products of eight-bit integers are exact here: on processors without instructions for them, sums may saturate."""
+    if not hasattr(torch, "_int_mm"):  # without a public name
+        return False
+    random = torch.Generator().manual_seed(0)
+    rows, columns = ((254 * torch.randint(2, (n, 320), generator=random) - 127).to(torch.int8) for n in (33, 48))
+    exact = rows.double() @ columns.double().t()
+    return bool((torch._int_mm(rows, columns.t()).double() == exact).all())
