@@ -17,6 +17,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import get_args
 
 import torch
 from apart import Apart, in_turn
@@ -24,6 +25,7 @@ from figures import summary, table
 
 import guerdon
 from guerdon.data.files import write_atomically
+from guerdon.models.precision import InferencePrecision
 from guerdon.rewards.encoders import SentenceEncoder
 from guerdon.rewards.similarity import SemanticSimilarity
 
@@ -34,8 +36,8 @@ Scored = tuple[float, list[float]]  # texts a second, scores
 class Native:
     """`guerdon.rewards.SemanticSimilarity`."""
 
-    def __init__(self, bf16: bool) -> None:
-        self.reward = SemanticSimilarity(SentenceEncoder(bf16=bf16))
+    def __init__(self, precision: InferencePrecision) -> None:
+        self.reward = SemanticSimilarity(SentenceEncoder(precision=precision))
         self.reward(["x"] * 64, [f"a warm start {i}" for i in range(64)], [["to begin with"], ["to end with"]] * 32)
 
     def score(self, outputs: list[str], references: list[list[str]]) -> Scored:
@@ -80,8 +82,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("similarity.json"))
     options = parser.parse_args()
     every = {
-        "guerdon float32": Apart(Native, False, threads=options.threads),
-        "guerdon bfloat16": Apart(Native, True, threads=options.threads),
+        **{f"guerdon {one}": Apart(Native, one, threads=options.threads) for one in get_args(InferencePrecision)},
         "sentence-transformers": Apart(Peer, threads=options.threads),
     }
     examples = guerdon.read_examples(options.records).examples

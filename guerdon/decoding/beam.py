@@ -36,7 +36,7 @@ from guerdon.decoding.outputs import Hypothesis
 from guerdon.decoding.shares import decode_shares, shares_of
 from guerdon.errors import ConfigurationError
 from guerdon.models.policy import Policy
-from guerdon.models.precision import DecodingPrecision
+from guerdon.models.precision import InferencePrecision
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def beam_search(
     limits: Tensor,
     options: BeamOptions,
     prefixes: Padded | None = None,
-    precision: DecodingPrecision = "float32",
+    precision: InferencePrecision = "float32",
 ) -> list[list[Hypothesis]]:
     """The best hypotheses of each source, best first.
 
@@ -142,7 +142,7 @@ def _share(
     limits: Tensor,
     options: BeamOptions,
     prefixes: Padded | None,
-    precision: DecodingPrecision,
+    precision: InferencePrecision,
 ) -> list[list[Hypothesis]]:
     """The search of some of the sources."""
     search = _Search(policy, limits, options, prefixes, share)

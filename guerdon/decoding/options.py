@@ -10,7 +10,7 @@ from guerdon.decoding.beam import BeamOptions
 from guerdon.decoding.limits import LengthLimit
 from guerdon.decoding.sampling import SamplingOptions
 from guerdon.errors import ConfigurationError
-from guerdon.models.precision import DecodingPrecision, check_decoding_precision
+from guerdon.models.precision import InferencePrecision, check_inference_precision
 
 _BEAM = {option.name for option in dataclasses.fields(BeamOptions)} - {"returned", "ngram_block"}
 _SAMPLING = {option.name for option in dataclasses.fields(SamplingOptions)} - {"ngram_block"}
@@ -39,7 +39,7 @@ class DecodingOptions:
     limit: LengthLimit = field(default_factory=LengthLimit)
     seed: int = 0
     batch_size: int = 64
-    precision: DecodingPrecision = "float32"
+    precision: InferencePrecision = "float32"
     beam_size: int | None = None
     length_penalty: float | None = None
     length_normalisation: Literal["power", "gnmt"] | None = None
@@ -72,7 +72,7 @@ class DecodingOptions:
             raise ConfigurationError(
                 f"{self.batch_size} sources are no batch", where="decoding.batch_size", cure="give at least 1"
             )
-        check_decoding_precision(self.precision)
+        check_inference_precision(self.precision)
         self.search()
 
     def search(self) -> BeamOptions | SamplingOptions | None:

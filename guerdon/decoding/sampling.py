@@ -33,7 +33,7 @@ from guerdon.decoding.shares import decode_shares, joined, rows_of, shares_of
 from guerdon.errors import ConfigurationError, InputError
 from guerdon.models.evaluation import outside_nucleus
 from guerdon.models.policy import Policy
-from guerdon.models.precision import DecodingPrecision
+from guerdon.models.precision import InferencePrecision
 
 _COMPACT = 0.75  # finished rows leave when at most this share still runs: leaving copies the caches of the rest
 
@@ -88,7 +88,7 @@ def sample(
     keys: Tensor,
     copies: int = 1,
     prefixes: Padded | None = None,
-    precision: DecodingPrecision = "float32",
+    precision: InferencePrecision = "float32",
 ) -> Samples:
     """Draws ``copies`` outputs for each source; row = source * copies + copy.
 
@@ -122,7 +122,7 @@ def greedy(
     limits: Tensor,
     prefixes: Padded | None = None,
     ngram_block: int = 0,
-    precision: DecodingPrecision = "float32",
+    precision: InferencePrecision = "float32",
 ) -> list[Hypothesis]:
     """The most probable token at each position; of equally probable ones the lowest id. Arguments and errors as `sample`.
 
@@ -226,7 +226,7 @@ class _Decode:
     choice: _Choice
     copies: int
     prefixes: Padded | None
-    precision: DecodingPrecision
+    precision: InferencePrecision
 
     def __call__(self, policy: Policy, share: Tensor) -> Samples:
         state, tokens = policy.start(self.sources.select(share), self.copies, self.precision)

@@ -25,7 +25,7 @@ from guerdon.models.evaluation import evaluate_logits
 from guerdon.models.huggingface_checks import Conventions, check_agreement, check_kind, source_and_target_limits
 from guerdon.models.integer import no_integers
 from guerdon.models.policy import Evaluation, Policy
-from guerdon.models.precision import DecodingPrecision, Precision, autocast
+from guerdon.models.precision import InferencePrecision, Precision, autocast
 
 
 @dataclass
@@ -208,7 +208,7 @@ class HuggingFacePolicy(nn.Module):
     # --- one position at a time
 
     def start(
-        self, sources: Padded, copies: int = 1, precision: DecodingPrecision = "float32"
+        self, sources: Padded, copies: int = 1, precision: InferencePrecision = "float32"
     ) -> tuple[HuggingFaceState, Tensor]:
         """See `guerdon.models.policy.Policy.start`. A forced first token is fed here, and is no part of the output."""
         if precision == "int8":

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from guerdon.models.integer import IntegerLinear
-from guerdon.models.precision import DecodingPrecision
+from guerdon.models.precision import InferencePrecision
 
 _ROWS = 512  # that the layout is made for: it serves one row as well, while one made for a single row does not serve many
 _LARGE = 2**18  # weights
@@ -40,7 +40,7 @@ class PackedLinear(nn.Module):
     activation = "none"
     keeps = False
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, precision: DecodingPrecision = "float32") -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, precision: InferencePrecision = "float32") -> None:
         super().__init__()
         kind = torch.bfloat16 if precision == "bfloat16" else weight.dtype
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(kind), _ROWS)
@@ -110,7 +110,7 @@ def can_pack(like: Tensor) -> bool:
     )
 
 
-def pack(modules: Sequence[nn.Module], precision: DecodingPrecision = "float32", single: bool = False) -> list[nn.Module]:
+def pack(modules: Sequence[nn.Module], precision: InferencePrecision = "float32", single: bool = False) -> list[nn.Module]:
     """The same modules with packed linear layers (``single``: those of `single_row`); all else is shared with those given.
 
     A layer of a subclass of ``nn.Linear`` may compute something else, and stays as it is. A module with a method
@@ -120,7 +120,7 @@ def pack(modules: Sequence[nn.Module], precision: DecodingPrecision = "float32",
     return [_packed(module, kind) for module in modules]
 
 
-def many_rows(weight: Tensor, bias: Tensor | None, precision: DecodingPrecision) -> PackedLinear | IntegerLinear:
+def many_rows(weight: Tensor, bias: Tensor | None, precision: InferencePrecision) -> PackedLinear | IntegerLinear:
     """The layer for several rows. That of integers has two inputs at least: with one, torch (2.13) gets the product wrong."""
     if precision == "int8" and weight.shape[1] > 1:
         return IntegerLinear(weight, bias)
@@ -128,7 +128,7 @@ def many_rows(weight: Tensor, bias: Tensor | None, precision: DecodingPrecision)
 
 
 def single_row(
-    weight: Tensor, bias: Tensor | None, precision: DecodingPrecision
+    weight: Tensor, bias: Tensor | None, precision: InferencePrecision
 ) -> PackedLinear | SingleLinear | IntegerLinear:
     """The layer that is fastest for a single row: small weights are not worth the rounding of inputs."""
     if precision != "float32" and weight.numel() >= _LARGE:

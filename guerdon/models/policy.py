@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from guerdon.data.padded import Padded
-from guerdon.models.precision import DecodingPrecision
+from guerdon.models.precision import InferencePrecision
 
 
 class State(Protocol):
@@ -76,7 +76,7 @@ class Policy(Protocol):
     max_target: int
     allowed: Tensor
 
-    def start(self, sources: Padded, copies: int = 1, precision: DecodingPrecision = "float32") -> tuple[Any, Tensor]:
+    def start(self, sources: Padded, copies: int = 1, precision: InferencePrecision = "float32") -> tuple[Any, Tensor]:
         """Encodes each source once and opens ``copies`` rows for it: row = source * copies + copy.
 
         ``precision`` is that of the matrix products of this decode; "float32" takes the weights' own.

@@ -10,7 +10,7 @@ import torch
 from guerdon.errors import ConfigurationError
 
 Precision = Literal["float32", "bfloat16"]
-DecodingPrecision = Literal["float32", "bfloat16", "int8"]
+InferencePrecision = Literal["float32", "bfloat16", "int8"]
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
@@ -24,9 +24,9 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)
 
 
-def check_decoding_precision(precision: str) -> None:
-    """Refuses a precision that is none of `DecodingPrecision`."""
-    if precision not in get_args(DecodingPrecision):
+def check_inference_precision(precision: str) -> None:
+    """Refuses a precision that is none of `InferencePrecision`."""
+    if precision not in get_args(InferencePrecision):
         raise ConfigurationError(f"there is no {precision!r}", where="precision", cure="choose float32, bfloat16 or int8")
 
 

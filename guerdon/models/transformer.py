@@ -27,7 +27,7 @@ from guerdon.models.layers import DecoderLayer, EncoderLayer, Memory
 from guerdon.models.options import END_ID, MASK_ID, PAD_ID, START_ID, TransformerOptions
 from guerdon.models.packed import can_pack, fingerprint, kept, many_rows, pack, single_row
 from guerdon.models.policy import Evaluation, Policy
-from guerdon.models.precision import DecodingPrecision, autocast
+from guerdon.models.precision import InferencePrecision, autocast
 from guerdon.models.state import DecoderState, Parts
 from guerdon.models.stepping import LayerStep
 
@@ -166,7 +166,7 @@ class Transformer(nn.Module):
 
     # --- one position at a time
 
-    def start(self, sources: Padded, copies: int = 1, precision: DecodingPrecision = "float32") -> tuple[DecoderState, Tensor]:
+    def start(self, sources: Padded, copies: int = 1, precision: InferencePrecision = "float32") -> tuple[DecoderState, Tensor]:
         """See `guerdon.models.policy.Policy.start`."""
         rows, head = len(sources) * copies, self.options.width // self.options.heads
         parts = self._parts(precision, rows)
@@ -189,7 +189,7 @@ class Transformer(nn.Module):
             state.position += 1
             return parts.project(self.decoder_norm(hidden))
 
-    def _parts(self, precision: DecodingPrecision, rows: int) -> Parts:
+    def _parts(self, precision: InferencePrecision, rows: int) -> Parts:
         """What a decode that begins with so many rows computes with: packed layers where possible, else the model's own."""
         packs = can_pack(self.output_weight)
         if precision == "int8":
@@ -203,13 +203,13 @@ class Transformer(nn.Module):
         many = kept(self, key, lambda: self._packed(precision), weights)
         return many if rows != 1 else kept(self, (*key, "single"), lambda: self._single(many, precision), weights)
 
-    def _packed(self, precision: DecodingPrecision) -> Parts:
+    def _packed(self, precision: InferencePrecision) -> Parts:
         encoder = cast("list[EncoderLayer]", pack(list(self.encoder), precision))
         decoder = cast("list[DecoderLayer]", pack(list(self.decoder), precision))
         project = many_rows(self.output_weight, self.disallowed_bias, precision)
         return Parts(encoder, [layer.cross for layer in decoder], [LayerStep(layer) for layer in decoder], project, "float32")
 
-    def _single(self, many: Parts, precision: DecodingPrecision) -> Parts:
+    def _single(self, many: Parts, precision: InferencePrecision) -> Parts:
         """The same with a decoder for one row."""
         decoder = cast("list[DecoderLayer]", pack(list(self.decoder), precision, single=True))
         project = single_row(self.output_weight, self.disallowed_bias, precision)

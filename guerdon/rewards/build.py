@@ -23,6 +23,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from guerdon.errors import ConfigurationError, nearest
+from guerdon.models.precision import InferencePrecision
 from guerdon.models.reward_folder import RewardScorer, load_scorers
 from guerdon.rewards.base import Reward
 from guerdon.rewards.combine import Combined, NamedPart
@@ -100,11 +101,13 @@ def similarity(
     encoder: str = DEFAULT_ENCODER,
     several: Literal["max", "mean"] = "max",
     device: str = "cpu",
-    bf16: bool = False,
+    precision: InferencePrecision = "float32",
 ) -> SemanticSimilarity:
     """`SemanticSimilarity` with a sentence-transformers model, by name or by a folder."""
     folder = context.folder / encoder
-    return SemanticSimilarity(SentenceEncoder(folder if folder.is_dir() else encoder, device=device, bf16=bf16), several)
+    return SemanticSimilarity(
+        SentenceEncoder(folder if folder.is_dir() else encoder, device=device, precision=precision), several
+    )
 
 
 def bleu(context: RewardContext, *, lowercase: bool = False, tokenize: str = "13a") -> SentenceBleu:

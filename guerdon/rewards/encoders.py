@@ -18,8 +18,9 @@ from torch import Tensor
 
 from guerdon.errors import ConfigurationError, MissingExtraError
 from guerdon.models.bars import without_bars
-from guerdon.models.packed import PackedLinear, can_pack, pack
-from guerdon.models.precision import autocast
+from guerdon.models.integer import has_integers, no_integers
+from guerdon.models.packed import PACKED, can_pack, pack
+from guerdon.models.precision import InferencePrecision, autocast, check_inference_precision
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 
@@ -62,22 +63,29 @@ class SentenceEncoder:
         model: the name of a model, or a folder that holds one.
         device: where it runs.
         batch_size: texts a forward pass; on a CPU small ones pay, because texts of like length are padded less.
-        bf16: bfloat16 matrix products: quicker where the hardware has them; cosines move by less than 0.01.
+        precision: of the matrix products: bfloat16 and, on a CPU, int8 are quicker where the hardware has them; cosines move by
+            less than 0.01, in int8 by less than 0.03 (`benchmarks/similarity.py` says by how much).
 
     On the CPU the linear layers are packed once (`guerdon.models.packed`): the weights never change. Many texts are dealt out
     to the cores, each of which computes with one thread and has a tokenizer of its own.
 
     Raises:
         MissingExtraError: when sentence-transformers is not installed.
-        ConfigurationError: when the model cannot be loaded, or its packaged files are not the known ones.
+        ConfigurationError: when the model cannot be loaded, or its packaged files are not the known ones; for a precision that
+            there is not, or not here.
     """
 
     frozen = True
 
     def __init__(
-        self, model: str | Path = DEFAULT_ENCODER, device: str = "cpu", batch_size: int = 16, bf16: bool = False
+        self,
+        model: str | Path = DEFAULT_ENCODER,
+        device: str = "cpu",
+        batch_size: int = 16,
+        precision: InferencePrecision = "float32",
     ) -> None:
-        self.model, self.device, self.batch_size, self.bf16 = str(model), device, batch_size, bf16
+        check_inference_precision(precision)
+        self.model, self.device, self.batch_size, self.precision = str(model), device, batch_size, precision
         self.english = Path(self.model).name.startswith("all-")  # the library's "all-" models were trained on English
         self.truncated = 0
         self._warned_script = False
@@ -135,7 +143,8 @@ class SentenceEncoder:
         return {**self.__dict__, "_loaded": None, "_twins": []}
 
     def _vectors(self, model: Any, texts: Sequence[str]) -> Tensor:
-        with autocast(torch.device(self.device), "bfloat16" if self.bf16 and not self._packed else "float32"):
+        coarse = self.precision == "bfloat16" and not self._packed
+        with autocast(torch.device(self.device), "bfloat16" if coarse else "float32"):
             vectors = model.encode(list(texts), batch_size=self.batch_size, convert_to_tensor=True, show_progress_bar=False)
         return torch.as_tensor(vectors).float().cpu()
 
@@ -143,9 +152,11 @@ class SentenceEncoder:
     def _ready(self) -> Any:
         loaded = _load(self.model, self.device)
         self._packed = can_pack(next(loaded.parameters()))
+        if self.precision == "int8" and not (self._packed and has_integers()):
+            raise no_integers()
         if not self._packed:
             return loaded
-        (packed,) = pack([loaded], "bfloat16" if self.bf16 else "float32")
+        (packed,) = pack([loaded], self.precision)
         for module in packed.modules():
             _fuse_activation(module)
         return packed
@@ -237,7 +248,7 @@ def _fuse_activation(module: torch.nn.Module) -> None:
     """Leaves the activation between the two layers of a BERT's feed-forward network to the first, in the same pass."""
     first, activation = getattr(module, "dense", None), getattr(module, "intermediate_act_fn", None)
     exact = type(activation).__name__ in ("GELUActivation", "GELU") and getattr(activation, "approximate", "none") == "none"
-    if isinstance(first, PackedLinear) and exact:
+    if isinstance(first, PACKED) and exact:
         first.activation, first.keeps = "gelu", True
         module.intermediate_act_fn = torch.nn.Identity()
 

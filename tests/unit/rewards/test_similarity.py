@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from guerdon.errors import ConfigurationError, InputError, MissingExtraError, RewardError
+from guerdon.models.precision import InferencePrecision
 from guerdon.rewards.encoders import FunctionEncoder, PolicyEmbedding, SentenceEncoder, _locate, check_files
 from guerdon.rewards.similarity import SemanticSimilarity
 
@@ -171,16 +172,22 @@ def test_a_score_does_not_depend_on_what_was_scored_before(encoder):
     assert fresh(*batch).tolist() == used(*batch).tolist()
 
 
-def test_bfloat16_is_within_a_hundredth(encoder):
+@pytest.mark.parametrize(("precision", "most"), [("bfloat16", 0.01), ("int8", 0.03)])
+def test_a_coarser_precision_moves_cosines_by_little(encoder, precision, most):
     references = [[TEXTS[0], TEXTS[4]]] * len(TEXTS)
     exact = SemanticSimilarity(encoder)([""] * len(TEXTS), TEXTS, references)
-    rounded = SemanticSimilarity(SentenceEncoder(bf16=True))([""] * len(TEXTS), TEXTS, references)
-    assert 0 < (exact - rounded).abs().max() < 1e-2
+    rounded = SemanticSimilarity(SentenceEncoder(precision=precision))([""] * len(TEXTS), TEXTS, references)
+    assert 0 < (exact - rounded).abs().max() < most
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-def test_a_group_of_texts_has_the_same_bits_whatever_is_encoded_beside_it(bf16: bool) -> None:
-    encoder = SentenceEncoder(bf16=bf16)
+def test_a_precision_that_there_is_not(encoder):
+    with pytest.raises(ConfigurationError, match="there is no 'bf16'"):
+        SentenceEncoder(precision="bf16")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_a_group_of_texts_has_the_same_bits_whatever_is_encoded_beside_it(precision: InferencePrecision) -> None:
+    encoder = SentenceEncoder(precision=precision)
     groups = [TEXTS[:3], ["pub"], TEXTS, [f"number {i} near the river" for i in range(20)]]
     threads = torch.get_num_threads()
     try:
@@ -189,8 +196,8 @@ def test_a_group_of_texts_has_the_same_bits_whatever_is_encoded_beside_it(bf16: 
             together = encoder.encode_each(groups)
             assert torch.get_num_threads() == count
             for group, vectors in zip(groups, together, strict=True):
-                assert torch.equal(vectors, SentenceEncoder(bf16=bf16).encode_each([group])[0])
-                assert torch.allclose(vectors, encoder.encode(group), atol=2e-2 if bf16 else 1e-5)
+                assert torch.equal(vectors, SentenceEncoder(precision=precision).encode_each([group])[0])
+                assert torch.allclose(vectors, encoder.encode(group), atol=1e-5 if precision == "float32" else 2e-2)
     finally:
         torch.set_num_threads(threads)
 
@@ -205,13 +212,13 @@ def test_references_that_are_forgotten_are_embedded_again(encoder: SentenceEncod
     assert small([""] * 2, outputs[:2], pushing).tolist() == large([""] * 2, outputs[:2], pushing).tolist()
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-def test_texts_dealt_out_to_threads_have_the_vectors_of_the_library(bf16: bool) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_texts_dealt_out_to_threads_have_the_vectors_of_the_library(precision: InferencePrecision) -> None:
     from sentence_transformers import SentenceTransformer
 
     texts = [f"{'a quiet place ' * (i % 5)}near the river number {i}" for i in range(40)]
     reference = SentenceTransformer(_locate("all-MiniLM-L6-v2"), device="cpu").encode(texts, convert_to_tensor=True)
-    made = SentenceEncoder(batch_size=4, bf16=bf16)
+    made = SentenceEncoder(batch_size=4, precision=precision)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
@@ -227,7 +234,7 @@ def test_texts_dealt_out_to_threads_have_the_vectors_of_the_library(bf16: bool) 
         torch.set_num_threads(threads)
     assert torch.equal(dealt, again)
     cosines = torch.cosine_similarity(dealt, reference.cpu())
-    assert float(cosines.min()) > (0.999 if bf16 else 1 - 1e-6)
+    assert float(cosines.min()) > {"float32": 1 - 1e-6, "bfloat16": 0.999, "int8": 0.995}[precision]
 
 
 def test_the_encoder_is_frozen_and_leaves_no_graph(encoder):
