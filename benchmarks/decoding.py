@@ -35,6 +35,7 @@ from figures import summary, table
 import guerdon
 from guerdon.data.files import write_atomically
 from guerdon.data.records import FieldMap
+from guerdon.models.precision import InferencePrecision
 from guerdon.pipeline.export import export
 from guerdon.training.engines import ComputeType
 
@@ -62,8 +63,7 @@ def engines(model: str, rows: Rows, place: Path, threads: int) -> dict[str, Apar
     export(model, "ctranslate2", place / "ct2")
     names = guerdon.load(model).tokenizer.tokens()
     return {
-        "guerdon float32": Apart(Native, model, "float32", rows, threads=threads),
-        "guerdon bfloat16": Apart(Native, model, "bfloat16", rows, threads=threads),
+        **{f"guerdon {one}": Apart(Native, model, one, rows, threads=threads) for one in get_args(InferencePrecision)},
         "Hugging Face float32": Apart(HuggingFace, model, torch.float32, threads=threads),
         "Hugging Face bfloat16": Apart(HuggingFace, model, torch.bfloat16, threads=threads),
         "CTranslate2 float32": Apart(CTranslate2, place / "ct2", "float32", names, threads, threads=threads),

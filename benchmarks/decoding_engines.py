@@ -15,7 +15,7 @@ from guerdon.data.draws import row_keys
 from guerdon.data.padded import Padded
 from guerdon.decoding import BeamOptions, LengthLimit, SamplingOptions, beam_search, greedy, sample, workers
 from guerdon.models.as_huggingface import as_huggingface
-from guerdon.models.precision import Precision
+from guerdon.models.precision import InferencePrecision
 from guerdon.training.engine_rollouts import CTranslate2Engine, weighed
 from guerdon.training.engines import ComputeType, EngineOptions
 from guerdon.training.reinforcement import ReinforceConfig
@@ -50,7 +50,7 @@ class Engine(Writer):
 class Native(Engine):
     """guerdon itself. It begins with its worker processes ready, as in a long run."""
 
-    def __init__(self, model: str, precision: Precision, rows: Rows) -> None:
+    def __init__(self, model: str, precision: InferencePrecision, rows: Rows) -> None:
         self.policy, self.precision = guerdon.load(model).policy, precision
         workers.AFTER = 0.0
         self("samples", rows[:32], 32, 0)

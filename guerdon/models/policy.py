@@ -83,6 +83,9 @@ class Policy(Protocol):
 
         Returns:
             The state, and the first decoder tokens, int64 [rows].
+
+        Raises:
+            ConfigurationError: for int8 where it cannot be had.
         """
         ...
 

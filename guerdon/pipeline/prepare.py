@@ -11,6 +11,7 @@ import torch
 
 from guerdon.data.batches import plan_batches
 from guerdon.data.draws import key
+from guerdon.data.padded import Padded
 from guerdon.data.records import Example, Records, read_examples, read_texts
 from guerdon.data.selection import split_by_source
 from guerdon.data.tokenizer import Tokenizer
@@ -229,11 +230,16 @@ def check_lengths(recipe: Recipe, records: Mapping[str, Records], generator: Gen
 
 
 def check_engine(recipe: Recipe, records: Mapping[str, Records], generator: Generator) -> None:
-    """Refuses an engine of rollouts that is not installed, or that cannot draw from this policy or for these sources.
+    """Refuses an engine of rollouts that is not installed, or that cannot draw from this policy or for these sources; and a
+    precision that outputs cannot be decoded in here.
 
     Raises:
         DataError, MissingExtraError, CapabilityError: as `guerdon.training.engine_rollouts.engine_of`.
+        ConfigurationError: as `guerdon.models.policy.Policy.start`.
     """
+    policy = generator.policy
+    with torch.no_grad():
+        policy.start(Padded.from_lists([[policy.end_id]], policy.pad_id, generator.device), 1, recipe.decoding.precision)
     if recipe.reinforce is not None and recipe.reinforce.rollout_engine.kind != "own":
         known = [] if skips_long(recipe) else records["train"].examples  # which of them are left out is not known yet
         engine_of(recipe.reinforce.rollout_engine, generator, Prompts.of(generator, known))

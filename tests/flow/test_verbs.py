@@ -17,6 +17,7 @@ from guerdon.cli.main import answer, app
 from guerdon.data.padded import Padded
 from guerdon.evaluation.results import Evaluation
 from guerdon.metrics.bleu import Bleu
+from guerdon.models.integer import has_integers
 
 VERBS = ["quickstart", "run", "check", "compare", "generate", "score", "audit", "evaluate", "overoptimise", "report", "export"]
 
@@ -281,6 +282,19 @@ def test_score_overrides_the_recipe(recipe: Path, records: Path, tmp_path: Path)
     change = "reward=[{type: chrf, weight: 2.0}]"
     assert answer(["score", str(recipe), "-i", str(given), "-o", str(out), "--set", change]) == 0
     assert all(row["scores"] == [pytest.approx(2.0)] for row in lines(out))
+
+
+def test_check_tells_of_a_precision_that_cannot_be_had(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["check", str(recipe), "--set", "decoding.precision=int8"]
+    assert answer(given) == 0
+    has_integers.cache_clear()
+    monkeypatch.delattr(torch, "_int_mm")
+    capsys.readouterr()
+    assert answer(given) == 2
+    has_integers.cache_clear()
+    assert "int8 decodes a float32 model of guerdon on a CPU" in capsys.readouterr().err
 
 
 def test_check_finds_what_a_run_would_stop_at(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
