@@ -16,7 +16,7 @@ from torch.nn import functional
 from guerdon.errors import ConfigurationError
 
 _LARGEST = 127.0
-_SMALLEST = 1e-30  # scale: a row of zeros is divided by it
+_SMALLEST = 1e-30  # magnitude: a row of zeros is divided by it
 
 
 class IntegerLinear(nn.Module):
@@ -32,38 +32,37 @@ class IntegerLinear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        rounded, scale = rounded_rows(weight.detach().float())
-        self.weight, self.scale = rounded.t(), scale[:, 0]
-        self.bias = None if bias is None else bias.detach().clone()
+        rounded, largest = rounded_rows(weight.detach().float())
+        self.weight, self.scale = rounded.t(), largest[:, 0] / _LARGEST**2
+        self.bias = weight.new_zeros(()) if bias is None else bias.detach().clone()
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        found = self._product(hidden)
-        if self.bias is not None:
-            found.add_(self.bias)
+        found = self._onto(self.bias, hidden)
         if self.activation == "none":
             return found
         return found.relu_() if self.activation == "relu" else functional.gelu(found)
 
     def added(self, hidden: Tensor, to: Tensor) -> Tensor:
         """``to`` + x Wᵀ + b; for layers without an activation."""
-        found = self._product(hidden).add_(to)
-        return found if self.bias is None else found.add_(self.bias)
+        return self._onto(to, hidden).add_(self.bias)
 
-    def _product(self, hidden: Tensor) -> Tensor:
+    def _onto(self, to: Tensor, hidden: Tensor) -> Tensor:
         rows = hidden if hidden.ndim == 2 else hidden.reshape(-1, hidden.shape[-1])
-        rounded, scale = rounded_rows(rows)
-        found = torch._int_mm(rounded, self.weight).float().mul_(scale).mul_(self.scale)
-        return found if hidden.ndim == 2 else found.view(*hidden.shape[:-1], -1)
+        rounded, largest = rounded_rows(rows)
+        found = torch._int_mm(rounded, self.weight).float().mul_(largest)
+        if hidden.ndim != 2:
+            found = found.view(*hidden.shape[:-1], -1)
+        return torch.addcmul(to, found, self.scale, out=found)
 
 
 def rounded_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 [n, m], and the scale [n, 1] of each row: their product is within half a scale of ``rows`` [n, m].
+    """int8 [n, m], and each row's largest magnitude [n, 1]: ``rows`` [n, m] are 1/127 of their product, but for rounding.
 
-    A row with a number that is not finite has a scale that is not, and so has all that is made of it.
+    A row with a number that is not finite has a magnitude that is not, and so has all that is made of it.
     """
     largest = rows.abs().amax(-1, keepdim=True).clamp_min_(_SMALLEST)
-    return (rows * (_LARGEST / largest)).round_().to(torch.int8), largest / _LARGEST
+    return (rows * (_LARGEST / largest)).round_().to(torch.int8), largest
 
 
 def no_integers() -> ConfigurationError:
