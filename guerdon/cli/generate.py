@@ -31,9 +31,7 @@ def generate(
     max_length: Annotated[int | None, typer.Option(help="The longest output in tokens.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the samples.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Sources decoded together: speed and memory only.")] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="Of products: float32; bfloat16, int8: faster, coarser.")
-    ] = None,
+    precision: Annotated[str | None, typer.Option(help="Of products: float32; bfloat16, int8: faster, coarser.")] = None,
     json_output: Json = False,
 ) -> None:
     """Writes outputs for every record of a file.
