@@ -15,6 +15,7 @@ from guerdon.data.draws import row_keys
 from guerdon.data.padded import Padded
 from guerdon.decoding import BeamOptions, LengthLimit, SamplingOptions, beam_search, greedy, sample, workers
 from guerdon.models.as_huggingface import as_huggingface
+from guerdon.models.packed import unchanged
 from guerdon.models.precision import InferencePrecision
 from guerdon.training.engine_rollouts import CTranslate2Engine, weighed
 from guerdon.training.engines import ComputeType, EngineOptions
@@ -58,7 +59,8 @@ class Native(Engine):
             time.sleep(0.1)
 
     def __call__(self, work: str, rows: Rows, batch: int, seed: int) -> int:
-        return sum(self._batch(work, rows[at : at + batch], seed + at) for at in range(0, len(rows), batch))
+        with unchanged(self.policy):  # as in a call of `generate`
+            return sum(self._batch(work, rows[at : at + batch], seed + at) for at in range(0, len(rows), batch))
 
     def _batch(self, work: str, rows: Rows, seed: int) -> int:
         sources = Padded.from_lists(rows, self.policy.pad_id)

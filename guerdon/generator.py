@@ -19,6 +19,7 @@ from guerdon.decoding import BeamOptions, DecodingOptions, Hypothesis, LengthLim
 from guerdon.decoding.constraints import inference
 from guerdon.errors import CheckpointError, ConfigurationError, DataError, InputError
 from guerdon.models.load import CONFIG, load_policy, read_config, save_policy
+from guerdon.models.packed import unchanged
 from guerdon.models.transformer import Transformer
 
 DECODING = "decoding.json"
@@ -134,17 +135,21 @@ class Generator:
         forced = None if prefixes is None else self._encode_prefixes(prefixes, len(rows))
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         found: dict[int, list[Output]] = {}
-        for first in range(0, len(order), options.batch_size):
-            part = order[first : first + options.batch_size]
-            batch = Padded.from_lists([rows[i] for i in part], self.policy.pad_id, self.device)
-            starts = None if forced is None else Padded.from_lists([forced[i] for i in part], self.policy.pad_id, self.device)
-            hypotheses = self._search(batch, part, options, starts)
-            texts = iter(self.tokenizer.decode_batch([h.tokens for group in hypotheses for h in group]))
-            for i, group in zip(part, hypotheses, strict=True):
-                found[i] = [Output(next(texts), h.log_prob, h.score, h.tokens, h.finished) for h in group]
-            if advance is not None:
-                advance(len(found))
+        with unchanged(self.policy):
+            for first in range(0, len(order), options.batch_size):
+                part = order[first : first + options.batch_size]
+                batch = self._padded([rows[i] for i in part])
+                starts = None if forced is None else self._padded([forced[i] for i in part])
+                hypotheses = self._search(batch, part, options, starts)
+                texts = iter(self.tokenizer.decode_batch([h.tokens for group in hypotheses for h in group]))
+                for i, group in zip(part, hypotheses, strict=True):
+                    found[i] = [Output(next(texts), h.log_prob, h.score, h.tokens, h.finished) for h in group]
+                if advance is not None:
+                    advance(len(found))
         return [found[i] for i in range(len(rows))]
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> Padded:
+        return Padded.from_lists(rows, self.policy.pad_id, self.device)
 
     def _encode_prefixes(self, prefixes: Sequence[str], count: int) -> list[list[int]]:
         _check_list(prefixes, "prefixes")

@@ -19,8 +19,8 @@ from torch import Tensor
 from guerdon.data.padded import Padded
 from guerdon.decoding import workers
 from guerdon.decoding.outputs import Samples
+from guerdon.models.packed import unchanged
 from guerdon.models.policy import Policy
-from guerdon.models.together import by_length
 
 _LEAST = 24  # rows of a share: fewer are done sooner by all threads together
 
@@ -30,18 +30,22 @@ Decode = Callable[[Policy, Tensor], _Found]
 
 
 def shares_of(policy: Policy, sources: Padded, copies: int) -> list[Tensor]:
-    """The numbers of the sources that each core decodes, int64; together every source once.
+    """The numbers of the sources that each core decodes, int64, the longest first; together every source once.
 
-    Long sources, whose outputs are long as a rule, are dealt out evenly. There is one share where the policy does not say that
-    it may be asked by several threads at once (``parallel``), where it is not on the CPU, and for few rows.
+    Long sources, whose outputs are long as a rule, are dealt out evenly. There is one share, of all in their order, where the
+    policy does not say that it may be asked by several threads at once (``parallel``) and where it is not on the CPU; for few
+    rows there is one, too.
     """
     alone = (
         not getattr(policy, "parallel", False)
         or sources.ids.device.type != "cpu"
         or torch.is_autocast_enabled("cpu")  # each thread has its own setting
     )
-    count = 1 if alone else max(1, min(torch.get_num_threads(), len(sources), len(sources) * copies // _LEAST))
-    return by_length(sources.lengths, count)
+    if alone:
+        return [torch.arange(len(sources), device=sources.ids.device)]
+    count = max(1, min(torch.get_num_threads(), len(sources), len(sources) * copies // _LEAST))
+    longest_first = torch.argsort(sources.lengths, descending=True, stable=True)
+    return [longest_first[first::count] for first in range(count)]
 
 
 def decode_shares(policy: Policy, shares: Sequence[Tensor], decode: Decode[_Found]) -> list[_Found]:
@@ -51,6 +55,11 @@ def decode_shares(policy: Policy, shares: Sequence[Tensor], decode: Decode[_Foun
         ConfigurationError: where ``GUERDON_WORKERS`` is no number; before anything is decoded, and for one share too.
     """
     workers.most()
+    with unchanged(policy):
+        return _decoded(policy, shares, decode)
+
+
+def _decoded(policy: Policy, shares: Sequence[Tensor], decode: Decode[_Found]) -> list[_Found]:
     if len(shares) == 1:
         return [decode(policy, shares[0])]
     threads, began = torch.get_num_threads(), time.perf_counter()
@@ -82,7 +91,7 @@ def rows_of(share: Tensor, copies: int) -> Tensor:
 
 def joined(parts: Sequence[Samples], shares: Sequence[Tensor], copies: int, pad_id: int) -> Samples:
     """The samples of all shares, in the order of their sources."""
-    if len(parts) == 1:
+    if len(parts) == 1 and bool((shares[0] == torch.arange(len(shares[0]), device=shares[0].device)).all()):
         return parts[0]
     count, width = sum(len(part.tokens) for part in parts), max(part.tokens.ids.shape[1] for part in parts)
     first = parts[0]

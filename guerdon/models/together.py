@@ -41,11 +41,6 @@ def deal(policy: nn.Module | Policy, lengths: Tensor) -> list[Tensor]:
         or torch.is_autocast_enabled("cpu")  # each thread has its own setting
     )
     count = 1 if alone else max(1, min(torch.get_num_threads(), len(lengths), int(lengths.sum()) // _LEAST))
-    return by_length(lengths, count)
-
-
-def by_length(lengths: Tensor, count: int) -> list[Tensor]:
-    """The numbers of rows of these lengths in ``count`` shares of about equal sums, int64, ascending in each."""
     longest_first = torch.argsort(lengths, descending=True, stable=True)
     return [longest_first[first::count].sort().values for first in range(count)]
 

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from guerdon.data.padded import Padded
 from guerdon.models.attention import as_bias, rotations, sinusoids
-from guerdon.models.cache import Layout, SelfCache
+from guerdon.models.cache import Layout, SelfCache, spans
 from guerdon.models.dropout import Dropout
 from guerdon.models.evaluation import evaluate_logits
 from guerdon.models.filled import Filled
@@ -171,12 +171,31 @@ class Transformer(nn.Module):
         rows, head = len(sources) * copies, self.options.width // self.options.heads
         parts = self._parts(precision, rows)
         with autocast(self.embedding.weight.device, parts.autocast):
-            memory, mask = self._encode(sources, parts.encoder)
-        pairs = [cross.keys_values(memory) for cross in parts.cross]
+            pairs = self._memory(sources, parts)
         caches = [SelfCache.empty(rows, self.options.heads, head, like=pairs[0][0]) for _ in self.decoder]
-        bias = None if mask is None else as_bias(mask, pairs[0][0])
-        layout = Layout.regular(len(sources), copies, memory.device)
-        return DecoderState(0, caches, pairs, bias, layout, parts), sources.ids.new_full((rows,), self.start_id)
+        even = bool((sources.lengths == sources.ids.shape[1]).all())
+        bias = None if even else as_bias(sources.mask[:, None, None, :], pairs[0][0])
+        layout = Layout.regular(len(sources), copies, sources.lengths.device).over(sources.lengths)
+        state = DecoderState(0, caches, pairs, bias, sources.lengths, layout, parts)
+        return state, sources.ids.new_full((rows,), self.start_id)
+
+    def _memory(self, sources: Padded, parts: Parts) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of the sources for each decoder layer, each [s, h, n, d]; like lengths are encoded together."""
+        cuts = spans(sources.lengths) if sources.ids.device.type == "cpu" and not torch.is_grad_enabled() else ()
+        if len(cuts) <= 1:
+            memory, _ = self._encode(sources, parts.encoder)
+            return [cross.keys_values(memory) for cross in parts.cross]
+        whole: list[tuple[Tensor, Tensor]] = []
+        for first, last, n in cuts:
+            memory, _ = self._encode(Padded(sources.ids[first:last, :n], sources.lengths[first:last]), parts.encoder)
+            pairs = [cross.keys_values(memory) for cross in parts.cross]
+            if not whole:
+                room = (len(sources), pairs[0][0].shape[1], sources.ids.shape[1], pairs[0][0].shape[3])
+                whole = [(pair[0].new_zeros(room), pair[1].new_zeros(room)) for pair in pairs]
+            for into, made in zip(whole, pairs, strict=True):
+                for side in (0, 1):
+                    into[side][first:last, :, :n] = made[side]
+        return whole
 
     def step(self, state: DecoderState, tokens: Tensor) -> Tensor:
         """See `guerdon.models.policy.Policy.step`."""

@@ -71,8 +71,7 @@ class SentenceEncoder:
 
     Raises:
         MissingExtraError: when sentence-transformers is not installed.
-        ConfigurationError: when the model cannot be loaded, or its packaged files are not the known ones; for a precision that
-            there is not, or not here.
+        ConfigurationError: when the model cannot be loaded, its packaged files are not the known ones, or for a precision.
     """
 
     frozen = True

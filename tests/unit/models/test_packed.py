@@ -13,7 +13,7 @@ from torch import nn
 
 from guerdon.data.padded import Padded
 from guerdon.models.options import TransformerOptions
-from guerdon.models.packed import PackedLinear, can_pack, forget, kept, pack
+from guerdon.models.packed import PackedLinear, can_pack, fingerprint, forget, kept, pack, unchanged
 from guerdon.models.transformer import Transformer
 
 SOURCES = Padded.from_lists([[5, 6, 7], [8, 9]])
@@ -234,3 +234,24 @@ def test_a_fused_activation_is_the_function_itself_and_leaves_the_layer_alone() 
             torch.testing.assert_close(coarse(hidden), layer(hidden), rtol=0.05, atol=0.05)
         assert isinstance(layer.project_in, nn.Linear)
         assert layer.activation(torch.tensor(-1.0)) != -1.0
+
+
+def test_while_weights_are_said_not_to_change_they_are_looked_at_once() -> None:
+    model = policy()
+    with torch.no_grad():
+        before, first = fingerprint(model), logits_of_steps(model)
+        with unchanged(model), unchanged(model):
+            model.embedding.weight.data.mul_(1.5)  # which is against the word that was given
+            assert fingerprint(model) == before
+            with unchanged(model):
+                pass
+            assert fingerprint(model) == before
+        after = fingerprint(model)
+        assert after != before
+        assert not torch.allclose(first, logits_of_steps(model))
+        with pytest.raises(ValueError, match="broken"), unchanged(model):
+            raise ValueError("broken")
+        model.embedding.weight.data.mul_(1.5)
+        assert fingerprint(model) != after
+    with unchanged(object()):  # a policy of another kind
+        pass
