@@ -126,7 +126,7 @@ def test_spans_cover_the_sources_and_reach_as_far_as_their_longest(lengths: list
 
 
 def test_sources_are_encoded_in_spans_to_the_same_memory() -> None:
-    """Against each source encoded alone, in float64; what lies behind a source must be numbers: a weight of 0 keeps no NaN out."""
+    """Against each source encoded alone, in float64. What lies behind a source must be numbers: 0 times NaN is NaN."""
     policy, lengths = POLICIES["rotary"], [40, 31, 30, 17, 16, 16, 15, 12, 12, 11, 11, 10, 9, 9, 8, 7, 5, 4, 3, 3, 2, 2, 1, 1]
     sources = random_rows(lengths, seed=2)
     with torch.no_grad():
