@@ -5,7 +5,7 @@ Axes: r rows (outputs being written), s sources, h heads, t positions, n source 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -13,25 +13,7 @@ from torch import Tensor
 
 from guerdon.models.attention import attend_next
 
-Spans = tuple[tuple[int, int, int], ...]
-"""Neighbouring sources of like length: the first, the one behind the last, and the positions of the longest."""
-
 BLOCK = 6  # positions by which a cache grows at least: what is read at each step is to lie closely, which is worth the copies
-
-_LEAST = 8  # sources of a span: each costs some operations a layer
-_SHORTER = 0.85  # where lengths fall below such a share of the span's longest, another begins
-
-
-def spans(lengths: Tensor) -> Spans:
-    """Cuts sources of these lengths, int64 [s], in their order; sources that are sorted by length share what they read."""
-    found, first, longest = list[tuple[int, int, int]](), 0, 0
-    every = lengths.tolist()
-    for source, length in enumerate(every):
-        if source - first >= _LEAST and length < _SHORTER * longest and len(every) - source >= _LEAST:
-            found.append((first, source, longest))
-            first, longest = source, 0
-        longest = max(longest, length)
-    return (*found, (first, len(every), max(1, longest)))
 
 
 @dataclass
@@ -88,14 +70,12 @@ class Layout:
         sources: how many sources there are.
         width: the most rows that any source has.
         slot: int64 [r], each row's place in a grid [sources * width]; None where the rows fill the grid in order.
-        spans: sources that are attended to together, no further than the longest of them reaches; empty for all at once.
     """
 
     source: Tensor
     sources: int
     width: int
     slot: Tensor | None = None
-    spans: Spans = ()
 
     @classmethod
     def regular(cls, sources: int, copies: int, device: torch.device) -> Self:
@@ -115,33 +95,14 @@ class Layout:
         in_order = len(slot) == len(left) * width and bool((slot == torch.arange(len(slot), device=slot.device)).all())
         return type(self)(source, len(left), width, None if in_order else slot), None if len(left) == self.sources else left
 
-    def over(self, lengths: Tensor) -> Self:
-        """The same for sources of these lengths, int64 [s], that are attended to in spans on a CPU."""
-        return replace(self, spans=spans(lengths)) if lengths.device.type == "cpu" else self
-
     def attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
         """Each row's query [r, m] over its source's memory, key and value [s, h, n, d], under the bias [s, 1, 1, n]: [r, m]."""
         if self.slot is None and self.width == 1:
-            return self._mixed(query.view(len(query), key.shape[1], 1, key.shape[3]), key, value, bias).reshape(query.shape)
+            return attend_next(query.view(len(query), key.shape[1], 1, key.shape[3]), key, value, bias).reshape(query.shape)
         flat = query
         if self.slot is not None:
             flat = query.new_zeros(self.sources * self.width, query.shape[1])
             flat[self.slot] = query
         heads = flat.view(self.sources, self.width, *key.shape[1::2]).transpose(1, 2)
-        mixed = self._mixed(heads, key, value, bias).transpose(1, 2).reshape(flat.shape)
+        mixed = attend_next(heads, key, value, bias).transpose(1, 2).reshape(flat.shape)
         return mixed if self.slot is None else mixed[self.slot]
-
-    def _mixed(self, heads: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-        """Of the queries [s, h, width, d] of each source, span by span."""
-        if not self.spans:
-            return attend_next(heads, key, value, bias)
-        parts = [
-            attend_next(
-                heads[first:last],
-                key[first:last, :, :n],
-                value[first:last, :, :n],
-                None if bias is None else bias[first:last, ..., :n],
-            )
-            for first, last, n in self.spans
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)

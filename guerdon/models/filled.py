@@ -14,6 +14,8 @@ from torch import Tensor
 
 from guerdon.data.padded import Padded
 
+_LEAST = 8  # sequences of a span
+_SHORTER = 0.85  # where lengths fall below such a share of the span's longest, another begins
 _WORTH = 0.9  # a rectangle that is filled by more is left as it is: taking it apart costs copies
 
 
@@ -47,6 +49,22 @@ class Filled:
         """[b, length, k] to [n, k]."""
         collected: Tensor = _Collect.apply(values.reshape(-1, values.shape[-1]), self.places)  # type: ignore[no-untyped-call]
         return collected
+
+
+def spans(lengths: Tensor) -> list[tuple[int, int, int]]:
+    """Cuts sequences of these lengths, int64 [s], into neighbours of like length, so that each rectangle is well filled.
+
+    Returns:
+        The first of each span, the one behind its last, and the length of its longest. Sorted sequences have short padding.
+    """
+    found, first, longest = list[tuple[int, int, int]](), 0, 0
+    every = lengths.tolist()
+    for place, length in enumerate(every):
+        if place - first >= _LEAST and length < _SHORTER * longest and len(every) - place >= _LEAST:
+            found.append((first, place, longest))
+            first, longest = place, 0
+        longest = max(longest, length)
+    return [*found, (first, len(every), max(1, longest))]
 
 
 # Each is the other's adjoint. torch's own derivative of an index adds, row by row, as if one could be named twice.

@@ -46,7 +46,6 @@ class DecoderState:
         caches: own keys and values per decoder layer.
         memory: keys and values of the sources per decoder layer, each [s, h, n, d].
         bias: [s, 1, 1, n], 0 at a source's own positions, else -inf; None where no source is padded.
-        lengths: int64 [s], the positions of each source.
         layout: which source each row reads.
         parts: what the decode computes with.
         lanes: where the rows' pasts lie, once a beam search has reordered them; None while every row has a cache of its own.
@@ -56,7 +55,6 @@ class DecoderState:
     caches: Sequence[SelfCache | LaneCache]
     memory: list[tuple[Tensor, Tensor]]
     bias: Tensor | None
-    lengths: Tensor
     layout: Layout
     parts: Parts
     lanes: Lanes | None = None
@@ -118,10 +116,5 @@ class DecoderState:
     def _leave(self, left: Tensor | None) -> None:
         """Only the sources ``left`` are read from now on; None: all."""
         if left is not None:
-            self.lengths = self.lengths.index_select(0, left)
-            most = max([1, *self.lengths.tolist()])
-            self.memory = [
-                (key[:, :, :most].index_select(0, left), value[:, :, :most].index_select(0, left)) for key, value in self.memory
-            ]
-            self.bias = None if self.bias is None else self.bias[..., :most].index_select(0, left)
-        self.layout = self.layout.over(self.lengths)
+            self.memory = [(key.index_select(0, left), value.index_select(0, left)) for key, value in self.memory]
+            self.bias = None if self.bias is None else self.bias.index_select(0, left)

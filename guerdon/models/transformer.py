@@ -17,10 +17,10 @@ from torch.utils.checkpoint import checkpoint
 
 from guerdon.data.padded import Padded
 from guerdon.models.attention import as_bias, rotations, sinusoids
-from guerdon.models.cache import Layout, SelfCache, spans
+from guerdon.models.cache import Layout, SelfCache
 from guerdon.models.dropout import Dropout
 from guerdon.models.evaluation import evaluate_logits
-from guerdon.models.filled import Filled
+from guerdon.models.filled import Filled, spans
 from guerdon.models.fused import project
 from guerdon.models.integer import has_integers, no_integers
 from guerdon.models.layers import DecoderLayer, EncoderLayer, Memory
@@ -175,9 +175,8 @@ class Transformer(nn.Module):
         caches = [SelfCache.empty(rows, self.options.heads, head, like=pairs[0][0]) for _ in self.decoder]
         even = bool((sources.lengths == sources.ids.shape[1]).all())
         bias = None if even else as_bias(sources.mask[:, None, None, :], pairs[0][0])
-        layout = Layout.regular(len(sources), copies, sources.lengths.device).over(sources.lengths)
-        state = DecoderState(0, caches, pairs, bias, sources.lengths, layout, parts)
-        return state, sources.ids.new_full((rows,), self.start_id)
+        layout = Layout.regular(len(sources), copies, sources.lengths.device)
+        return DecoderState(0, caches, pairs, bias, layout, parts), sources.ids.new_full((rows,), self.start_id)
 
     def _memory(self, sources: Padded, parts: Parts) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of the sources for each decoder layer, each [s, h, n, d]; like lengths are encoded together."""

@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from guerdon.data.padded import Padded
-from guerdon.models.cache import Layout, SelfCache, spans
+from guerdon.models.cache import Layout, SelfCache
+from guerdon.models.filled import spans
 from guerdon.models.transformer import Transformer
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
@@ -63,14 +64,9 @@ def decodes(draw: st.DrawFn) -> tuple[str, int, list[tuple[list[int] | None, int
 )  # lanes and back
 @example(("learned", 1, [([3, 2, 1, 0], 0), ([2, 2, 2], 1), ([0, 0, 0, 0, 0], 2)]))  # turned; one source; wider
 @example(("sinusoidal", 3, [([0, 1, 2, 3, 4, 5], 0), ([0, 3, 1, 4, 2, 5], 1), ([0, 2, 1, 3, 4, 5], 2)]))  # interleaved
-@pytest.mark.parametrize("least", [1, 8], ids=["a span for each source", "one span"])
-def test_rows_that_were_selected_are_as_good_as_fresh_ones(least: int, case) -> None:
-    with pytest.MonkeyPatch.context() as patched, torch.no_grad():
-        patched.setattr("guerdon.models.cache._LEAST", least)
-        assert_as_fresh(*case)
-
-
-def assert_as_fresh(kind: str, copies: int, plan: list[tuple[list[int] | None, int]]) -> None:
+@torch.no_grad()
+def test_rows_that_were_selected_are_as_good_as_fresh_ones(case) -> None:
+    kind, copies, plan = case
     policy = POLICIES[kind]
     state, tokens = policy.start(padded_further(SOURCES, 2), copies)
     policy.step(state, tokens)
@@ -114,24 +110,13 @@ def test_sources_without_rows_leave_the_memory() -> None:
     assert policy.step(state, torch.tensor([], dtype=torch.int64)).shape == (0, 19)
 
 
-@given(st.lists(st.integers(0, 60), min_size=1, max_size=200), st.booleans())
-def test_spans_cover_the_sources_and_reach_as_far_as_their_longest(lengths: list[int], sort: bool) -> None:
-    lengths = sorted(lengths, reverse=True) if sort else lengths
-    found = spans(torch.tensor(lengths))
-    assert [source for first, last, _ in found for source in range(first, last)] == list(range(len(lengths)))
-    assert [n for _, _, n in found] == [max(1, *lengths[first:last]) for first, last, _ in found]
-    assert len(found) == 1 or all(last - first >= 8 for first, last, _ in found)
-    if sort:  # what is read is little more than what counts, but for the few of a smallest span
-        assert all(lengths[last - 1] >= 0.85 * n for first, last, n in found if last - first > 16 and last < len(lengths))
-
-
 def test_sources_are_encoded_in_spans_to_the_same_memory() -> None:
     """Against each source encoded alone, in float64. What lies behind a source must be numbers: 0 times NaN is NaN."""
     policy, lengths = POLICIES["rotary"], [40, 31, 30, 17, 16, 16, 15, 12, 12, 11, 11, 10, 9, 9, 8, 7, 5, 4, 3, 3, 2, 2, 1, 1]
     sources = random_rows(lengths, seed=2)
     with torch.no_grad():
         state, _ = policy.start(sources, 2)
-        assert len(state.layout.spans) == 3
+        assert len(spans(sources.lengths)) == 3
         for source, length in enumerate(lengths):
             alone, _ = policy.start(sources.select(torch.tensor([source])))
             for (key, value), (own_key, own_value) in zip(state.memory, alone.memory, strict=True):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from guerdon.data.padded import Padded
 from guerdon.models import filled as module
-from guerdon.models.filled import Filled
+from guerdon.models.filled import Filled, spans
 from guerdon.models.transformer import Transformer
 
 SOURCES, TARGETS = random_rows([9, 2, 5]), random_rows([4, 1, 7, 3, 3], seed=1)
@@ -69,3 +69,14 @@ def test_a_full_rectangle_is_left_alone() -> None:
     assert Filled.of(random_rows([4, 4, 4])) is None
     assert Filled.of(random_rows([10] * 9 + [9])) is None
     assert Filled.of(Padded.from_lists([])) is None
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=200), st.booleans())
+def test_spans_cover_the_sources_and_reach_as_far_as_their_longest(lengths: list[int], sort: bool) -> None:
+    lengths = sorted(lengths, reverse=True) if sort else lengths
+    found = spans(torch.tensor(lengths))
+    assert [source for first, last, _ in found for source in range(first, last)] == list(range(len(lengths)))
+    assert [n for _, _, n in found] == [max(1, *lengths[first:last]) for first, last, _ in found]
+    assert len(found) == 1 or all(last - first >= 8 for first, last, _ in found)
+    if sort:  # what is read is little more than what counts, but for the few of a smallest span
+        assert all(lengths[last - 1] >= 0.85 * n for first, last, n in found if last - first > 16 and last < len(lengths))
