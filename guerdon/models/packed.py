@@ -11,6 +11,7 @@ import copy
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -175,7 +176,15 @@ def kept(model: nn.Module, key: Hashable, make: Callable[[], _Found], weights: H
         return cast(_Found, found.made[key])
 
 
-_UNCHANGED: WeakKeyDictionary[nn.Module, list[Hashable]] = WeakKeyDictionary()
+@dataclass
+class _Unchanged:
+    """How many have said that a model's weights do not change, and what the weights are, once somebody has looked."""
+
+    said: int = 0
+    weights: Hashable | None = None
+
+
+_UNCHANGED: WeakKeyDictionary[nn.Module, _Unchanged] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -184,14 +193,16 @@ def unchanged(model: object) -> Iterator[None]:
     if not isinstance(model, nn.Module):
         yield
         return
-    now = fingerprint(model)
     with _LOCK:
-        _UNCHANGED.setdefault(model, []).append(now)
+        held = _UNCHANGED.setdefault(model, _Unchanged())
+        held.said += 1
     try:
         yield
     finally:
         with _LOCK:
-            _UNCHANGED[model].pop()
+            held.said -= 1
+            if not held.said:
+                del _UNCHANGED[model]
 
 
 def fingerprint(model: nn.Module) -> Hashable:
@@ -201,8 +212,15 @@ def fingerprint(model: nn.Module) -> Hashable:
     Therefore the bits are summed as well, at a millisecond for three million weights.
     """
     with _LOCK:
-        if known := _UNCHANGED.get(model):
-            return known[-1]
+        held = _UNCHANGED.get(model)
+    if held is None:
+        return _fingerprint(model)
+    if held.weights is None:
+        held.weights = _fingerprint(model)
+    return held.weights
+
+
+def _fingerprint(model: nn.Module) -> Hashable:
     parameters = [parameter.detach() for parameter in model.parameters()]
     versions = tuple((one.data_ptr(), 0 if one.is_inference() else one._version) for one in parameters)
     return versions, tuple(torch.stack([_sum_of_bits(one) for one in parameters]).tolist())
