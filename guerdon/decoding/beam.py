@@ -190,8 +190,8 @@ class _Search:
         """The best continuations under logits [s * k, v]."""
         size, vocabulary = self.options.beam_size, logits.shape[1]
         scores = self._constrained(self._log_probabilities(logits))
-        totals = scores.add_(self.log_prob.to(scores.dtype).view(-1, 1)).view(-1, size * vocabulary)
-        log_prob, columns = top_candidates(totals, min(2 * size, size * vocabulary))
+        bases = self.log_prob.to(scores.dtype)
+        log_prob, columns = top_candidates(scores.view(-1, size, vocabulary), bases, min(2 * size, size * vocabulary))
         token = columns % vocabulary
         return _Candidates(log_prob, columns // vocabulary, token, token == self.policy.end_id)
 

@@ -22,23 +22,33 @@ def most_probable(scores: Tensor) -> Tensor:
     return places.gather(1, held.argmax(-1, keepdim=True))[:, 0]
 
 
-def top_candidates(totals: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` largest of each row of [s, v] in descending order, with their columns; ties go to the lower column.
+def top_candidates(scores: Tensor, bases: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` largest of ``scores`` [s, k, v] + ``bases`` [s, k] for each s, descending; ties go to the lower column.
 
-    `torch.topk` leaves open which of several equal numbers it takes, and in which order.
+    `torch.topk` leaves open which of several equal numbers it takes, and in which order. The sums are made only where they
+    are looked at: among the rest a base moves the largest of a block as it moves all of it.
+
+    Returns:
+        The sums and their columns, each [s, count]; column row * v + c is score c of a row k.
     """
-    eligible = _eligible(totals, count + 1)
-    held = totals if eligible is None else totals.gather(1, eligible)
+    flat, size = scores.flatten(1), scores.shape[2]
+    eligible = _eligible(scores, bases, count + 1)
+
+    def sums(columns: Tensor) -> Tensor:
+        return flat.gather(1, columns) + bases.gather(1, columns // size)
+
+    held = (scores + bases[..., None]).flatten(1) if eligible is None else sums(eligible)
     values, columns = held.topk(min(count + 1, held.shape[1]))
     columns = columns if eligible is None else eligible.gather(1, columns)
     if values.shape[1] > count:
         cut = (values[:, count - 1] == values[:, count]) & torch.isfinite(values[:, count])  # equals stand on both sides
         rows = cut.nonzero()[:, 0]
         if len(rows):
-            columns[rows, :count] = _lowest(totals[rows], values[rows, :count], columns[rows, :count])
+            every = (scores[rows] + bases[rows, :, None]).flatten(1)
+            columns[rows, :count] = _lowest(every, values[rows, :count], columns[rows, :count])
         columns = columns[:, :count]
     columns = columns.sort(1).values
-    values, order = totals.gather(1, columns).sort(dim=1, descending=True, stable=True)
+    values, order = sums(columns).sort(dim=1, descending=True, stable=True)
     return values, columns.gather(1, order)
 
 
@@ -51,20 +61,21 @@ def _of_blocks(scores: Tensor) -> Tensor:
     return largest
 
 
-def _eligible(totals: Tensor, count: int) -> Tensor | None:
-    """Columns [s, n] among which are the ``count`` largest of each row, but for ties with the last of them; None: all columns.
+def _eligible(scores: Tensor, bases: Tensor, count: int) -> Tensor | None:
+    """Columns [s, n] among which are the ``count`` largest sums of each s, but for ties with the last of them; None: all.
 
     They lie in the ``count`` blocks of the largest maxima: each of these holds one that is no less than any outside.
     """
-    size = totals.shape[1]
-    whole = size - size % BLOCK
-    if whole <= 2 * count * BLOCK:  # too few to gain
+    sources, rows, size = scores.shape
+    each = size // BLOCK  # whole blocks of a row
+    if rows * each <= 2 * count:  # too few to gain
         return None
-    blocks = _of_blocks(totals[:, :whole]).topk(count).indices
-    within = torch.arange(BLOCK, device=totals.device)
-    columns = (blocks[..., None] * BLOCK + within).flatten(1)
-    rest = torch.arange(whole, size, device=totals.device).expand(len(totals), -1)
-    return torch.cat([columns, rest], dim=1)
+    largest = _of_blocks(scores[..., : each * BLOCK].flatten(0, 1)).view(sources, rows, each) + bases[..., None]
+    blocks = largest.flatten(1).topk(count).indices
+    within, row = torch.arange(BLOCK, device=scores.device), torch.arange(rows, device=scores.device)
+    first = blocks // each * size + blocks % each * BLOCK
+    rest = (row[:, None] * size + torch.arange(each * BLOCK, size, device=scores.device)).flatten()
+    return torch.cat([(first[..., None] + within).flatten(1), rest.expand(sources, -1)], dim=1)
 
 
 def _lowest(totals: Tensor, values: Tensor, columns: Tensor) -> Tensor:

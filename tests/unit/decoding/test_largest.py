@@ -44,7 +44,7 @@ def test_top_candidates_break_ties_by_column(levels: int, size: int) -> None:
     totals = torch.randint(0, levels, (100, size), generator=generator).double()
     totals[::7] = -math.inf
     totals[3, 5:] = -math.inf  # fewer than are asked for
-    values, columns = top_candidates(totals, 10)
+    values, columns = top_candidates(totals[:, None], torch.zeros(100, 1).double(), 10)
     for row, (value, column) in enumerate(zip(values.tolist(), columns.tolist(), strict=True)):
         expected = by_sorting(totals[row].tolist(), 10)
         assert value == [totals[row, c].item() for c in expected]
@@ -61,13 +61,32 @@ def test_candidates_among_equals(placed: list[tuple[int, int]], count: int) -> N
     totals = torch.full((1, 20 * BLOCK + 7), -1.0)
     for column, value in placed:
         totals[0, column] = float(value)
-    values, columns = top_candidates(totals, count)
+    values, columns = top_candidates(totals[:, None], torch.zeros(1, 1), count)
     assert columns[0].tolist() == by_sorting(totals[0].tolist(), count)
     assert values[0].tolist() == [totals[0, column].item() for column in columns[0].tolist()]
 
 
+@pytest.mark.parametrize("size", [7, 4 * BLOCK, 12 * BLOCK, 12 * BLOCK + 5])
+@pytest.mark.parametrize("rows", [1, 3, 5])
+def test_candidates_of_several_rows_are_those_of_the_sums(rows: int, size: int) -> None:
+    """With few levels, so that sums tie within a row, between rows, and at the edge; a dead row has a base of -inf."""
+    generator = torch.Generator().manual_seed(size)
+    scores = torch.randint(-9, 1, (60, rows, size), generator=generator).double()
+    scores[::5, :, 1:3] = -math.inf
+    bases = torch.randint(-4, 1, (60, rows), generator=generator).double()
+    bases[::3, 1:] = -math.inf
+    count = min(6, rows * size)
+    values, columns = top_candidates(scores, bases, count)
+    every = (scores + bases[..., None]).flatten(1).tolist()
+    for row, value, column in zip(every, values.tolist(), columns.tolist(), strict=True):
+        expected = by_sorting(row, count)
+        assert value == [row[c] for c in expected]
+        finite = sum(math.isfinite(one) for one in value)
+        assert column[:finite] == expected[:finite]
+
+
 def test_few_columns_are_left_to_torch_and_many_are_not() -> None:
-    assert module._eligible(torch.zeros(2, 10 * BLOCK), 5) is None
-    found = module._eligible(torch.arange(11.0 * BLOCK).flip(0).repeat(2, 1), 5)
+    assert module._eligible(torch.zeros(2, 1, 10 * BLOCK), torch.zeros(2, 1), 5) is None
+    found = module._eligible(torch.arange(11.0 * BLOCK).flip(0).repeat(2, 1, 1), torch.zeros(2, 1), 5)
     assert found is not None
     assert sorted(found[0].tolist()) == list(range(5 * BLOCK))
