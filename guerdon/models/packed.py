@@ -132,8 +132,8 @@ def many_rows(weight: Tensor, bias: Tensor | None, precision: InferencePrecision
 def single_row(
     weight: Tensor, bias: Tensor | None, precision: InferencePrecision
 ) -> PackedLinear | SingleLinear | IntegerLinear:
-    """The layer that is fastest for a single row: small weights are not worth the rounding of inputs."""
-    if precision != "float32" and weight.numel() >= _LARGE:
+    """The layer that is fastest for a single row: for bfloat16, small weights are not worth the rounding of inputs."""
+    if precision == "int8" or (precision == "bfloat16" and weight.numel() >= _LARGE):
         return many_rows(weight, bias, precision)
     return SingleLinear(weight, bias)
 

@@ -15,7 +15,7 @@ from guerdon.errors import ConfigurationError
 from guerdon.models.huggingface import HuggingFacePolicy
 from guerdon.models.integer import IntegerLinear, has_integers
 from guerdon.models.options import TransformerOptions
-from guerdon.models.packed import PackedLinear, SingleLinear, many_rows, single_row
+from guerdon.models.packed import PackedLinear, many_rows
 from guerdon.models.transformer import Transformer
 
 SOURCES = Padded.from_lists([[5, 6, 7], [8, 9]])
@@ -129,13 +129,15 @@ def test_samples_carry_the_probabilities_that_they_were_drawn_with() -> None:
             torch.testing.assert_close(drawn_ones.log_prob[reached, position], expected[reached], rtol=1e-5, atol=1e-5)
 
 
-def test_a_single_row_rounds_only_large_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("guerdon.models.packed._LARGE", 19 * 16)
+def test_a_single_row_is_decoded_as_among_others() -> None:
+    model, one = policy(), Padded.from_lists([[5, 6, 7]])
     with torch.no_grad():
-        parts = policy().start(Padded.from_lists([[5, 6]]), 1, "int8")[0].parts
-    assert isinstance(parts.project, IntegerLinear)
-    assert isinstance(single_row(torch.zeros(18, 16), None, "int8"), SingleLinear)
-    assert all(layer.project_in.__func__ is not SingleLinear.forward for layer in parts.decoder)  # 48 × 16
+        state, token = model.start(one, 1, "int8")
+        assert all(layer.project_in.__func__ is IntegerLinear.forward for layer in state.parts.decoder)
+        among, tokens = model.start(one, 3, "int8")
+        for position in range(4):
+            alone = model.step(state, token + position)
+            torch.testing.assert_close(alone.expand(3, -1), model.step(among, tokens + position), rtol=1e-5, atol=1e-5)
 
 
 def test_a_layer_of_one_input_is_left_to_floats() -> None:
