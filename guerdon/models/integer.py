@@ -62,7 +62,7 @@ def rounded_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     A row with a number that is not finite has a magnitude that is not, and so has all that is made of it.
     """
     largest = rows.abs().amax(-1, keepdim=True).clamp_min_(_SMALLEST)
-    return (rows * (_LARGEST / largest)).round_().to(torch.int8), largest
+    return (rows * largest.reciprocal().mul_(_LARGEST)).round_().to(torch.int8), largest
 
 
 def no_integers() -> ConfigurationError:
