@@ -63,7 +63,7 @@ class Task:
         torch.manual_seed(given.seed)
         options = TransformerOptions(
             tokenizer.vocabulary_size, given.width, 4, given.layers, given.layers, given.feed_forward,
-            dropout=given.dropout, norm=given.norm, activation="relu", max_source=128, max_target=128,
+            dropout=given.dropout, norm=given.norm, activation="relu", max_source=128, max_target=128, positions=given.positions,
         )  # fmt: skip
         return cls(texts, Generator(Transformer(options), tokenizer), began, [])
 
@@ -152,7 +152,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--reinforce-rate", type=float, default=2e-4)
     parser.add_argument("--batch", type=int, default=8192, help="source and target positions of a step")
     parser.add_argument("--rate", type=float, default=5e-3)
-    parser.add_argument("--warmup", type=int, default=1000)
+    parser.add_argument("--warmup", type=int, default=500)
     parser.add_argument("--every", type=int, default=250, help="steps between validations")
     parser.add_argument("--average", type=int, default=5, help="weights of how many best validations guerdon averages")
     parser.add_argument("--width", type=int, default=128)
@@ -160,7 +160,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--feed-forward", type=int, default=256)
     parser.add_argument("--dropout", type=float, default=0.3)
     parser.add_argument("--bpe-dropout", type=float, default=0.0)
-    parser.add_argument("--norm", default="post")
+    parser.add_argument("--norm", default="pre")
+    parser.add_argument("--positions", default="rotary")
     parser.add_argument("--vocabulary", type=int, default=8000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
