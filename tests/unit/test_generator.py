@@ -173,7 +173,7 @@ WRONG = [
     ({"method": "sample", "temperature": 0.0}, "temperature"),
     ({"method": "sample", "top_p": 0.0}, "top_p"),
     ({"ngram_block": -1}, "ngram_block"),
-    ({"precision": "half"}, "there is no 'half'; choose float32 or bfloat16"),
+    ({"precision": "half"}, "there is no 'half'; choose float32, bfloat16 or int8"),
 ]
 
 
