@@ -79,6 +79,13 @@ def test_occurrences_of_a_word_differ_within_an_epoch_and_between_epochs() -> No
     assert first != [segmentations.of(i, 1) for i in range(400)]
 
 
+def test_every_segmentation_of_a_frequent_word_is_used() -> None:
+    """Eight are drawn an epoch; of a long word no two are alike."""
+    segmentations = Segmentations(TOKENIZER, ["dashausderhundeinenhuttür"] * 400, 0.5, 7, "texts")
+    for epoch in range(3):
+        assert len({tuple(segmentations.of(i, epoch)) for i in range(400)}) == 8
+
+
 def test_what_an_epoch_gives_does_not_depend_on_what_was_asked_before() -> None:
     texts = ["der hund hat einen hut", "das haus hat eine tür"]
     one, other = (Segmentations(TOKENIZER, texts, 0.4, 7, "texts") for _ in range(2))

@@ -68,10 +68,11 @@ def test_candidates_among_equals(placed: list[tuple[int, int]], count: int) -> N
 
 @pytest.mark.parametrize("size", [7, 4 * BLOCK, 12 * BLOCK, 12 * BLOCK + 5])
 @pytest.mark.parametrize("rows", [1, 3, 5])
-def test_candidates_of_several_rows_are_those_of_the_sums(rows: int, size: int) -> None:
-    """With few levels, so that sums tie within a row, between rows, and at the edge; a dead row has a base of -inf."""
+@pytest.mark.parametrize("levels", [10, 1_000_000])
+def test_candidates_of_several_rows_are_those_of_the_sums(rows: int, size: int, levels: int) -> None:
+    """With few levels sums tie within a row, between rows, and at the edge, with many hardly; a dead row has a base of -inf."""
     generator = torch.Generator().manual_seed(size)
-    scores = torch.randint(-9, 1, (60, rows, size), generator=generator).double()
+    scores = torch.randint(-levels, 1, (60, rows, size), generator=generator).double() * 10 / levels
     scores[::5, :, 1:3] = -math.inf
     bases = torch.randint(-4, 1, (60, rows), generator=generator).double()
     bases[::3, 1:] = -math.inf
