@@ -23,7 +23,7 @@ from guerdon.pipeline.recipe import Recipe
 from guerdon.rewards.base import Judged, Reward
 from guerdon.rewards.build import RewardContext, build_reward
 from guerdon.rewards.normalise import NormaliserOptions
-from guerdon.stages.finetune import FinetuneConfig, encode_pairs
+from guerdon.stages.finetune import FinetuneConfig, can_drop_merges, encode_pairs
 from guerdon.training.engine_rollouts import engine_of
 from guerdon.training.rollouts import Prompts
 
@@ -248,6 +248,8 @@ def check_engine(recipe: Recipe, records: Mapping[str, Records], generator: Gene
 def _check_pairs(
     recipe: Recipe, records: Mapping[str, Records], generator: Generator, config: FinetuneConfig
 ) -> dict[str, int]:
+    if config.bpe_dropout:
+        can_drop_merges(generator)
     encoded = {}
     for split, most in (("train", None), ("validation", 1)):  # the first reference alone measures on validation
         pairs = [(e.source, reference) for e in records[split].examples for reference in e.references[:most]]

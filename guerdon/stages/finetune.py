@@ -92,13 +92,18 @@ def finetune(
         return Loop(trainee, config.total_steps(training, seed), config.loop, config.optimiser, around).run()
 
 
-def _resegmented(generator: Generator, pairs: Pairs, dropout: float, seed: int) -> Corruption:
-    """Batches of the same texts in other pieces; a text whose pieces would be too many for the policy keeps its own."""
-    tokenizer, policy = generator.tokenizer, generator.policy
-    if not isinstance(tokenizer, Tokenizer):
+def can_drop_merges(generator: Generator) -> Tokenizer:
+    """The generator's tokenizer; refuses, as a `ConfigurationError`, one that cannot do what ``bpe_dropout`` asks."""
+    if not isinstance(generator.tokenizer, Tokenizer):
         raise ConfigurationError(
             "only a tokenizer of guerdon can pass over merges", where="finetune.bpe_dropout", cure="leave it out"
         )
+    return generator.tokenizer
+
+
+def _resegmented(generator: Generator, pairs: Pairs, dropout: float, seed: int) -> Corruption:
+    """Batches of the same texts in other pieces; a text whose pieces would be too many for the policy keeps its own."""
+    tokenizer, policy = can_drop_merges(generator), generator.policy
     sources, targets = (
         Segmentations(tokenizer, tokenizer.decode_batch(rows), dropout, seed, purpose)
         for rows, purpose in ((pairs.sources, "sources"), (pairs.targets, "targets"))

@@ -11,13 +11,18 @@ from typing import Any
 import pytest
 import torch
 from flow.conftest import write_rows
+from helpers.letters import huggingface
+from helpers.tiny_models import tiny_t5
 
 import guerdon
 from guerdon.cli.main import answer, app
 from guerdon.data.padded import Padded
+from guerdon.errors import ConfigurationError
 from guerdon.evaluation.results import Evaluation
 from guerdon.metrics.bleu import Bleu
 from guerdon.models.integer import has_integers
+from guerdon.pipeline.prepare import check_lengths
+from guerdon.pipeline.recipe import read_recipe
 
 VERBS = ["quickstart", "run", "check", "compare", "generate", "score", "audit", "evaluate", "overoptimise", "report", "export"]
 
@@ -305,3 +310,10 @@ def test_check_finds_what_a_run_would_stop_at(recipe: Path, capsys: pytest.Captu
         assert words in said.err
     assert answer(["check", str(recipe)]) == 0
     assert "training pairs: " in capsys.readouterr().out
+
+
+def test_check_tells_of_a_tokenizer_that_drops_no_merges(recipe: Path) -> None:
+    """Before the texts are looked at, and so before anything is trained."""
+    wanted = read_recipe(recipe, ["finetune.bpe_dropout=0.1"])
+    with pytest.raises(ConfigurationError, match=r"finetune\.bpe_dropout.*only a tokenizer of guerdon can pass over merges"):
+        check_lengths(wanted, {}, huggingface(tiny_t5))
