@@ -51,10 +51,11 @@ def row_keys(seed: int, purpose: str, step: int, examples: Sequence[int] | Tenso
     return _mix(_mix(base ^ _mix(examples)) ^ copies)
 
 
-def uniforms(keys: Tensor, position: int) -> Tensor:
-    """One float64 in (0, 1) per key, for this position: [rows]. Both ends are excluded.
+def uniforms(keys: Tensor, position: int | Tensor) -> Tensor:
+    """One float64 in (0, 1) per key, for this position (an int, or an int64 scalar): [rows]. Both ends are excluded.
 
     52 bits and a half are kept, which a float64 holds exactly; with 53 the half would round away, up to 1.0.
     """
-    bits = _shift_right(_mix(keys ^ _mix(torch.full_like(keys, position))), 12)
+    number = position if isinstance(position, Tensor) else torch.full_like(keys, position)
+    bits = _shift_right(_mix(keys ^ _mix(number)), 12)
     return (bits.to(torch.float64) + 0.5) * 2.0**-52

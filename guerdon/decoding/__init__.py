@@ -4,11 +4,12 @@ Everything here is written once against `guerdon.models.policy.Policy`: ids in, 
 """
 
 from guerdon.decoding.beam import BeamOptions, beam_search
+from guerdon.decoding.choosing import SamplingOptions
 from guerdon.decoding.limits import LengthLimit
 from guerdon.decoding.options import DecodingOptions, changed
 from guerdon.decoding.outputs import Hypothesis, Samples
 from guerdon.decoding.rerank import best_of_n, minimum_bayes_risk
-from guerdon.decoding.sampling import SamplingOptions, greedy, sample
+from guerdon.decoding.sampling import greedy, sample
 
 __all__ = [
     "BeamOptions",

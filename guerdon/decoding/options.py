@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from guerdon.decoding.beam import BeamOptions
+from guerdon.decoding.choosing import SamplingOptions
 from guerdon.decoding.limits import LengthLimit
-from guerdon.decoding.sampling import SamplingOptions
 from guerdon.errors import ConfigurationError
 from guerdon.models.precision import InferencePrecision, check_inference_precision
 

@@ -7,15 +7,18 @@ may be attended to, and broadcast to [b, h, q, k].
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from guerdon.models.filled import Filled
 
 _FEW = 8  # rows
 _WIDE = 16  # float32 numbers that a processor works on at once: torch's softmax of fewer takes them one by one
+_FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 _MANY = 1024  # numbers from which on that costs more than to lengthen rows
 
 
@@ -25,7 +28,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     ``causal`` lets query i see keys up to i; it goes without a mask and needs q = k.
     """
     if query.device.type != "cpu":
-        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+        return _fused(query, key, value, mask, causal)
     # torch's fused kernel for the CPU takes four times as long in bfloat16, and elsewhere no less (benchmarks/attention.py)
     scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
     if causal:
@@ -33,6 +36,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     if mask is not None:  # added: filling by truth values takes several times as long, and again in the backward pass
         scores = scores + as_bias(mask, scores)
     return torch.matmul(softmax(scores).to(value.dtype), value)
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
+    """torch's fused attention, but for cuDNN's: it makes a plan for each new shape, which takes tens of milliseconds."""
+    with nullcontext() if query.device.type == "cpu" else sdpa_kernel(_FUSED):
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
 
 
 def softmax(scores: Tensor) -> Tensor:
@@ -50,7 +59,7 @@ def attend_next(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None =
     """
     rows, heads, queries, width = query.shape
     if query.device.type != "cpu" or rows <= _FEW:  # the fused kernel is one operation instead of six
-        return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return _fused(query, key, value, bias)
     keys = key.shape[2]
     flat, none = query.reshape(rows * heads, queries, width), query.new_empty(1, 1, 1)
     scores = torch.baddbmm(none, flat, key.reshape(rows * heads, keys, width).transpose(1, 2), beta=0.0, alpha=width**-0.5)

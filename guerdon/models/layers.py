@@ -45,7 +45,10 @@ class FeedForward(nn.Module):
 
     def inner(self, hidden: Tensor) -> Tensor:
         """What W₂ is applied to."""
-        inner = self.project_in(hidden)
+        return self.between(self.project_in(hidden))
+
+    def between(self, inner: Tensor) -> Tensor:
+        """The same of W₁ x."""
         if self.gated:
             gate, value = inner.chunk(2, dim=-1)
             return functional.silu(gate) * value

@@ -121,7 +121,7 @@ class Transformer(nn.Module):
         inputs = torch.cat([start, targets.ids[:, :-1]], dim=1)
         hidden = self._embed(inputs, self._target_embedding, "target_positions", filled=filled)
         rotation = self._rotation(0, inputs.shape[1])
-        for layer in self._decoder_layers:
+        for layer in self.decoder_layers:
             of_source = Memory(*layer.cross.keys_values(memory), mask)
             seen = of_source if rows is None else of_source.select(rows)
             hidden = self._through(layer, hidden, seen, rotation, filled)
@@ -170,16 +170,23 @@ class Transformer(nn.Module):
         """See `guerdon.models.policy.Policy.start`."""
         rows, head = len(sources) * copies, self.options.width // self.options.heads
         parts = self._parts(precision, rows)
-        with autocast(self.embedding.weight.device, parts.autocast):
-            pairs = self._memory(sources, parts)
+        pairs = self._memory(sources, parts)
         caches = [SelfCache.empty(rows, self.options.heads, head, like=pairs[0][0]) for _ in self.decoder]
         even = bool((sources.lengths == sources.ids.shape[1]).all())
         bias = None if even else as_bias(sources.mask[:, None, None, :], pairs[0][0])
         layout = Layout.regular(len(sources), copies, sources.lengths.device)
         return DecoderState(0, caches, pairs, bias, layout, parts), sources.ids.new_full((rows,), self.start_id)
 
+    def memory(self, sources: Padded, rows: int, precision: InferencePrecision) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of the sources for each decoder layer, each [s, h, n, d], as a decode of so many rows begins."""
+        return self._memory(sources, self._parts(precision, rows))
+
     def _memory(self, sources: Padded, parts: Parts) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of the sources for each decoder layer, each [s, h, n, d]; like lengths are encoded together."""
+        """The same; like lengths are encoded together."""
+        with autocast(self.embedding.weight.device, parts.autocast):
+            return self._encoded(sources, parts)
+
+    def _encoded(self, sources: Padded, parts: Parts) -> list[tuple[Tensor, Tensor]]:
         cuts = spans(sources.lengths) if sources.ids.device.type == "cpu" and not torch.is_grad_enabled() else ()
         if len(cuts) <= 1:
             memory, _ = self._encode(sources, parts.encoder)
@@ -198,7 +205,7 @@ class Transformer(nn.Module):
 
     def step(self, state: DecoderState, tokens: Tensor) -> Tensor:
         """See `guerdon.models.policy.Policy.step`."""
-        hidden = self._embed_next(tokens, state.position)
+        hidden = self.embed_next(tokens, state.position)
         rotation, parts = self._rotation(state.position, 1), state.parts
         state.begin_step()
         with autocast(tokens.device, parts.autocast):
@@ -214,7 +221,7 @@ class Transformer(nn.Module):
             if not (packs and has_integers()):
                 raise no_integers()
         elif not packs:
-            encoder, decoder = cast("list[EncoderLayer]", list(self.encoder)), self._decoder_layers
+            encoder, decoder = cast("list[EncoderLayer]", list(self.encoder)), self.decoder_layers
             cross = [layer.cross for layer in decoder]
             return Parts(encoder, cross, [LayerStep(layer) for layer in decoder], self._project, precision)
         key, weights = (precision, self.training), fingerprint(self)
@@ -236,7 +243,8 @@ class Transformer(nn.Module):
     # --- ends
 
     @property
-    def _decoder_layers(self) -> list[DecoderLayer]:
+    def decoder_layers(self) -> list[DecoderLayer]:
+        """The decoder's layers."""
         return cast("list[DecoderLayer]", list(self.decoder))
 
     @property
@@ -252,8 +260,8 @@ class Transformer(nn.Module):
             hidden = hidden + self.get_buffer("sinusoid")[first : first + ids.shape[1]]
         return self.dropout(hidden if filled is None else filled.collect(hidden))
 
-    def _embed_next(self, tokens: Tensor, position: int) -> Tensor:
-        """The same for the tokens [r] of one position: [r, m]."""
+    def embed_next(self, tokens: Tensor, position: int | Tensor) -> Tensor:
+        """What the decoder's first layer reads of the tokens [r] of one position (an int, or an int64 scalar): [r, m]."""
         hidden, scale = functional.embedding(tokens, self._target_embedding.weight), math.sqrt(self.options.width)
         kind = self.options.positions
         if kind == "rotary":

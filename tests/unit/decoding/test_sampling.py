@@ -16,7 +16,7 @@ from scipy import stats
 from guerdon.data.draws import row_keys
 from guerdon.data.padded import Padded
 from guerdon.decoding import Samples, SamplingOptions, greedy, sample
-from guerdon.decoding.sampling import filter_logits, inverse_cdf
+from guerdon.decoding.choosing import filter_logits, inverse_cdf
 from guerdon.errors import ConfigurationError, GuerdonError, InputError
 
 A, B, C = 3, 4, 5

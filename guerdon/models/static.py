@@ -1,0 +1,182 @@
+"""A decoder's step over buffers that stay where they are, so that a GPU can be told once what to do at every position.
+
+What `guerdon.models.transformer.Transformer.step` computes, with two kernels of our own between the products
+(`guerdon.models.kernels`). Weights are read where they lie, or from copies in bfloat16 which `refresh` brings up to date: a
+product that has to round them first reads and writes three times as much.
+
+Axes: r rows (outputs being written), s sources, h heads, n source positions, t positions of an output, d width of a head,
+m of the model, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from guerdon.models.layers import FeedForward
+from guerdon.models.precision import InferencePrecision
+
+if TYPE_CHECKING:
+    from guerdon.models.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much the buffers of a step hold: sources, rows of each, positions of a source and of an output."""
+
+    sources: int
+    copies: int
+    source_length: int
+    length: int
+
+    def holds(self, other: Room) -> bool:
+        """Whether what needs ``other`` finds room here; rows are a source's own."""
+        return self.copies == other.copies and all(
+            own >= needed
+            for own, needed in (
+                (self.sources, other.sources),
+                (self.source_length, other.source_length),
+                (self.length, other.length),
+            )
+        )
+
+
+class _Product(NamedTuple):
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        return functional.linear(hidden, self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The products of a decoder layer, and the norm that follows each residual sum."""
+
+    own_in: _Product
+    own_out: _Product
+    query: _Product
+    source_out: _Product
+    inner: _Product
+    outer: _Product
+    feed_forward: FeedForward
+    norms: tuple[nn.LayerNorm, nn.LayerNorm, nn.LayerNorm | nn.Identity]
+
+
+class StaticStep:
+    """The step of some rows, all at the same position; called, it gives the next tokens' logits, float32 [r, v].
+
+    Attributes:
+        tokens: int64 [r], what is fed next.
+        position: int64 scalar, how many tokens have been fed.
+        running: bool [r]; the logits of other rows have no meaning.
+        lengths: int64 [s], of the sources.
+        memory: keys and values of the sources per layer, each [2, s, h, n, d].
+    """
+
+    def __init__(self, policy: Transformer, room: Room, precision: InferencePrecision) -> None:
+        options, like = policy.options, policy.embedding.weight
+        self.policy, self.room, self.after = policy, room, options.norm == "post"
+        self.kind = torch.bfloat16 if precision == "bfloat16" else like.dtype
+        self._copies: dict[Tensor, Tensor] = {}
+        rows, head = room.sources * room.copies, options.width // options.heads
+        own = (len(policy.decoder), 2, rows, options.heads, room.length, head)
+        self.caches = list(like.new_zeros(own, dtype=self.kind))
+        of_sources = (len(policy.decoder), 2, room.sources, options.heads, room.source_length, head)
+        self.memory = list(like.new_zeros(of_sources, dtype=self.kind))
+        self.tokens = torch.full((rows,), policy.start_id, device=like.device)
+        self.position = torch.zeros((), dtype=torch.int64, device=like.device)
+        self.running = torch.zeros(rows, dtype=torch.bool, device=like.device)
+        self.lengths = torch.zeros(room.sources, dtype=torch.int64, device=like.device)
+        self.rotation = policy.rotation if options.positions == "rotary" else None
+        self._output = self._product(policy.output_weight, None)
+        self._layers = self._all_layers()
+        self.addresses = addresses(policy)
+        self.refresh()
+
+    def _all_layers(self) -> list[_Layer]:
+        layers, found = self.policy.decoder_layers, list[_Layer]()
+        for number, layer in enumerate(layers):
+            norms = (layer.around_attention.norm, layer.around_cross.norm, layer.around_feed_forward.norm)
+            if not self.after:  # the norm before a sub-layer follows the sum before it
+                last = layers[number + 1].around_attention.norm if number + 1 < len(layers) else self.policy.decoder_norm
+                norms = (norms[1], norms[2], last)
+            own, cross, ahead = layer.attention, layer.cross, layer.feed_forward
+            linear = (
+                own.project_in,
+                own.project_out,
+                cross.project_query,
+                cross.project_out,
+                ahead.project_in,
+                ahead.project_out,
+            )
+            found.append(_Layer(*(self._product(one.weight, one.bias) for one in linear), ahead, norms))
+        return found
+
+    def _product(self, weight: Tensor, bias: Tensor | None) -> _Product:
+        return _Product(self._own(weight), None if bias is None else self._own(bias))
+
+    def _own(self, weight: Tensor) -> Tensor:
+        if weight.dtype == self.kind:
+            return weight
+        return self._copies.setdefault(weight, torch.empty_like(weight, dtype=self.kind, requires_grad=False))
+
+    def refresh(self) -> None:
+        """The weights as they are now."""
+        if self._copies:
+            torch._foreach_copy_(list(self._copies.values()), list(self._copies))
+
+    def begin(self, memory: Sequence[tuple[Tensor, Tensor]], lengths: Tensor, rows: Tensor) -> None:
+        """Sources of these lengths (int64), whose keys and values are each [s, h, n, d]; ``rows`` (bool [r]) run."""
+        self.refresh()
+        self.lengths.zero_()[: len(lengths)] = lengths
+        for into, pair in zip(self.memory, memory, strict=True):
+            for side, given in enumerate(pair):
+                into[side, : given.shape[0], :, : given.shape[2]] = given
+        self.tokens.fill_(self.policy.start_id)
+        self.position.zero_()
+        self.running.copy_(rows)
+
+    def __call__(self) -> Tensor:
+        """float32 [r, v]; the position stays as it is."""
+        from guerdon.models.kernels import add_norm, attend_own, attend_source
+
+        policy, after, kind = self.policy, self.after, self.kind
+        hidden = policy.embed_next(self.tokens, self.position)
+        first = policy.decoder_layers[0].around_attention.norm
+        normed = (hidden if after else first(hidden)).to(kind)
+        for layer, cache, memory in zip(self._layers, self.caches, self.memory, strict=True):
+            mixed = attend_own(layer.own_in(normed), cache, self.position, self.running, self.rotation)
+            normed = add_norm(hidden, layer.own_out(mixed), layer.norms[0], after, kind)
+            mixed = attend_source(layer.query(normed), memory, self.lengths, self.running, self.room.copies)
+            normed = add_norm(hidden, layer.source_out(mixed), layer.norms[1], after, kind)
+            inner = layer.feed_forward.between(layer.inner(normed))
+            normed = add_norm(hidden, layer.outer(inner), layer.norms[2], after, kind)
+        return torch.add(policy.disallowed_bias, self._output(normed))
+
+
+def has_static_step(policy: Transformer) -> bool:
+    """Whether a step of this policy can be had: for float32 weights, where Triton is there."""
+    return (
+        policy.embedding.weight.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and policy.options.width // policy.options.heads % 2 == 0
+        and _triton_is_there()
+    )
+
+
+@functools.cache
+def _triton_is_there() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def addresses(policy: nn.Module) -> tuple[int, ...]:
+    """Where the parameters lie: a recorded step reads them there and nowhere else."""
+    return tuple(weight.data_ptr() for weight in policy.parameters())
