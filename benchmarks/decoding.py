@@ -30,12 +30,12 @@ from typing import Any, get_args
 import torch
 from apart import Apart, in_turn
 from decoding_engines import LIMIT, CTranslate2, HuggingFace, Native, Refreshed, Rows
-from figures import summary, table
+from figures import device, summary, table
 
 import guerdon
 from guerdon.data.files import write_atomically
 from guerdon.data.records import FieldMap
-from guerdon.models.precision import InferencePrecision
+from guerdon.models.precision import InferencePrecision, Precision
 from guerdon.pipeline.export import export
 from guerdon.training.engines import ComputeType
 
@@ -58,14 +58,29 @@ def refreshed(model: str, threads: int) -> dict[str, Apart]:
     }
 
 
+def on_gpu(model: str, rows: Rows, threads: int) -> dict[str, Apart]:
+    """Each in its own process."""
+    native = [(precision, graphs) for precision in get_args(Precision) for graphs in (True, False)]
+    return {
+        **{
+            f"guerdon {kind}{'' if graphs else ', without graphs'}": Apart(
+                Native, model, kind, rows, "cuda", graphs, threads=threads
+            )
+            for kind, graphs in native
+        },
+        "Hugging Face float32": Apart(HuggingFace, model, torch.float32, "cuda", threads=threads),
+        "Hugging Face bfloat16": Apart(HuggingFace, model, torch.bfloat16, "cuda", threads=threads),
+    }
+
+
 def engines(model: str, rows: Rows, place: Path, threads: int) -> dict[str, Apart]:
     """Each in its own process."""
     export(model, "ctranslate2", place / "ct2")
     names = guerdon.load(model).tokenizer.tokens()
     return {
-        **{f"guerdon {one}": Apart(Native, model, one, rows, threads=threads) for one in get_args(InferencePrecision)},
-        "Hugging Face float32": Apart(HuggingFace, model, torch.float32, threads=threads),
-        "Hugging Face bfloat16": Apart(HuggingFace, model, torch.bfloat16, threads=threads),
+        **{f"guerdon {one}": Apart(Native, model, one, rows, "cpu", threads=threads) for one in get_args(InferencePrecision)},
+        "Hugging Face float32": Apart(HuggingFace, model, torch.float32, "cpu", threads=threads),
+        "Hugging Face bfloat16": Apart(HuggingFace, model, torch.bfloat16, "cpu", threads=threads),
         "CTranslate2 float32": Apart(CTranslate2, place / "ct2", "float32", names, threads, threads=threads),
         "CTranslate2 int8": Apart(CTranslate2, place / "ct2", "int8", names, threads, threads=threads),
     }
@@ -98,8 +113,9 @@ def measured(found: dict[str, Apart], work: str, every: Rows, repetitions: int) 
 def with_ratios(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The same, with ratios to Hugging Face's better and to CTranslate2 float32."""
     best = max(values["tokens/s"] for name, values in found.items() if name.startswith("Hugging Face"))
-    other = found["CTranslate2 float32"]["tokens/s"]
-    ratios = {"× Hugging Face's best": best, "× CTranslate2 float32": other}
+    ratios = {"× Hugging Face's best": best}
+    if "CTranslate2 float32" in found:
+        ratios["× CTranslate2 float32"] = found["CTranslate2 float32"]["tokens/s"]
     return {
         name: {**one, **{against: round(one["tokens/s"] / rate, 2) for against, rate in ratios.items()}}
         for name, one in found.items()
@@ -116,6 +132,7 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count() or 1, help="of guerdon and Hugging Face; workers of CTranslate2"
     )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: without CTranslate2")
     parser.add_argument("--output", type=Path, default=Path("decoding.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -123,8 +140,11 @@ def main() -> None:
         examples = guerdon.read_examples(options.records, FieldMap(source=options.field)).examples
         texts = [example.source for example in examples][:256]
         rows = guerdon.load(options.model).encode_sources(texts)
-        found = engines(options.model, rows, Path(place), options.threads)
-        more = refreshed(options.model, options.threads) if "samples" in options.works else {}
+        gpu = options.device == "cuda"
+        found = (
+            on_gpu(options.model, rows, options.threads) if gpu else engines(options.model, rows, Path(place), options.threads)
+        )
+        more = refreshed(options.model, options.threads) if "samples" in options.works and not gpu else {}
         shares, lengths = compared(found, rows)
         print(
             "greedy outputs equal to guerdon's in float32:", ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
@@ -139,7 +159,7 @@ def main() -> None:
             engine.close()
     record = {
         "model": options.model, "threads": options.threads, "equal": shares, "lengths": lengths, "works": results,
-        "torch": torch.__version__,
+        **device(options.device),
     }  # fmt: skip
     write_atomically(options.output, [json.dumps(record, indent=1).encode(), b"\n"])
 

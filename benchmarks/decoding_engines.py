@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -51,9 +52,10 @@ class Engine(Writer):
 class Native(Engine):
     """guerdon itself. It begins with its worker processes ready, as in a long run."""
 
-    def __init__(self, model: str, precision: InferencePrecision, rows: Rows) -> None:
-        self.policy, self.precision = guerdon.load(model).policy, precision
-        workers.AFTER = 0.0
+    def __init__(self, model: str, precision: InferencePrecision, rows: Rows, device: str, graphs: bool = True) -> None:
+        self.policy, self.precision = guerdon.load(model).policy.to(device), precision
+        os.environ["GUERDON_GRAPHS"] = str(int(graphs))
+        self.device, workers.AFTER = device, 0.0
         self("samples", rows[:32], 32, 0)
         while workers.running() and not workers.ready():
             time.sleep(0.1)
@@ -63,7 +65,7 @@ class Native(Engine):
             return sum(self._batch(work, rows[at : at + batch], seed + at) for at in range(0, len(rows), batch))
 
     def _batch(self, work: str, rows: Rows, seed: int) -> int:
-        sources = Padded.from_lists(rows, self.policy.pad_id)
+        sources = Padded.from_lists(rows, self.policy.pad_id, self.device)
         limits = torch.full((len(rows),), LIMIT)
         if work == "samples":
             keys = row_keys(
@@ -78,7 +80,7 @@ class Native(Engine):
         return sum(len(one.tokens) + one.finished for one in written)
 
     def outputs(self, rows: Rows) -> list[list[int]]:
-        sources = Padded.from_lists(rows, self.policy.pad_id)
+        sources = Padded.from_lists(rows, self.policy.pad_id, self.device)
         limits = torch.full((len(rows),), LIMIT)
         return [list(one.tokens) for one in greedy(self.policy, sources, limits, precision=self.precision)]
 
@@ -108,9 +110,9 @@ class Refreshed(Writer):
 class HuggingFace(Engine):
     """``generate`` of transformers."""
 
-    def __init__(self, model: str, dtype: torch.dtype) -> None:
-        policy = guerdon.load(model).policy
-        self.model, self.end, self.pad = as_huggingface(policy).to(dtype), policy.end_id, policy.pad_id
+    def __init__(self, model: str, dtype: torch.dtype, device: str) -> None:
+        policy, self.device = guerdon.load(model).policy, device
+        self.model, self.end, self.pad = as_huggingface(policy).to(device, dtype), policy.end_id, policy.pad_id
 
     def __call__(self, work: str, rows: Rows, batch: int, seed: int) -> int:
         return sum(self._batch(work, rows[at : at + batch], seed + at) for at in range(0, len(rows), batch))
@@ -125,7 +127,7 @@ class HuggingFace(Engine):
         return sum(len(row) + 1 for row in self._generate(rows, settings))
 
     def _generate(self, rows: Rows, settings: dict[str, Any]) -> list[list[int]]:
-        sources = Padded.from_lists(rows, self.pad)
+        sources = Padded.from_lists(rows, self.pad, self.device)
         with torch.no_grad():
             found = self.model.generate(
                 input_ids=sources.ids, attention_mask=sources.mask.long(), max_new_tokens=LIMIT, **settings

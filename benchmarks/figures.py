@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 
 def summary(values: Sequence[float], unit: str, digits: int = 0) -> dict[str, float]:
     """The median, under the name of its unit, the least and the most."""
@@ -23,3 +25,8 @@ def table(rows: Mapping[str, Mapping[str, Any]], first: str = "engine") -> str:
 
 def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def device(name: str) -> dict[str, str]:
+    """What a record says of where it was measured."""
+    return {"torch": torch.__version__, "device": torch.cuda.get_device_name() if name == "cuda" else "cpu"}

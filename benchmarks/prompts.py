@@ -18,6 +18,7 @@ def asked(about: str | None, output: str) -> tuple[argparse.Namespace, list[str]
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--output", type=Path, default=Path(output))
     given = parser.parse_args()
     lines = given.records.read_text("utf-8").splitlines()[:PROMPTS]

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from apart import Apart, in_turn
-from figures import summary, table
+from figures import device, summary, table
 from peers.trl_grpo import Peer
 from prompts import asked
 
@@ -51,12 +51,19 @@ class Native:
     """`guerdon.reinforce`, with all that a run does: logs, samples, monitors."""
 
     def __init__(
-        self, folder: Path, texts: list[str], steps: int, precision: Precision, estimator: Estimator, measured: float
+        self,
+        folder: Path,
+        texts: list[str],
+        steps: int,
+        device: str,
+        precision: Precision,
+        estimator: Estimator,
+        measured: float,
     ) -> None:
         torch.manual_seed(1)
         tokenizer = Tokenizer.load(folder)
         options = TransformerOptions(tokenizer.vocabulary_size, encoder_layers=4, decoder_layers=5, max_source=256)
-        self.generator = Generator(Transformer(options), tokenizer)
+        self.generator = Generator(Transformer(options).to(device), tokenizer)
         self.examples = [guerdon.Example(text) for text in texts]
         self.config = guerdon.ReinforceConfig(
             steps=steps + UNCOUNTED, sources_per_step=SOURCES, samples_per_source=COPIES, limit=LengthLimit(absolute=LENGTH),
@@ -82,7 +89,7 @@ class Native:
 
 def main() -> None:
     options, texts = asked(__doc__, "reinforcing.json")
-    given = (options.tokenizer, texts, options.steps)
+    given = (options.tokenizer, texts, options.steps, options.device)
     every = {
         "guerdon grpo, float32": Apart(Native, *given, "float32", "grpo", SHARE, threads=options.threads),
         "guerdon grpo, bfloat16": Apart(Native, *given, "bfloat16", "grpo", SHARE, threads=options.threads),
@@ -104,7 +111,7 @@ def main() -> None:
     print(table(found))
     own, other = (max(found[name]["outputs/s"] for name in found if name.startswith(who)) for who in ("guerdon", "TRL"))
     print(f"guerdon's better, × TRL's better: {own / other:.2f}")
-    record = {"engines": found, "ratio": own / other, "threads": options.threads, "torch": torch.__version__}
+    record = {"engines": found, "ratio": own / other, "threads": options.threads, **device(options.device)}
     write_atomically(options.output, [json.dumps(record, indent=1).encode(), b"\n"])
 
 

@@ -19,9 +19,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from apart import Apart, in_turn
-from figures import summary, table
+from figures import device, summary, table
 from training_engines import Native, PlainMarian, PlainTransformer, Setting, Trainer
 
 from guerdon.data.files import write_atomically
@@ -29,7 +28,7 @@ from guerdon.data.files import write_atomically
 SIZES = {"small": (256, 4, 3, 1024), "base": (512, 8, 6, 2048)}  # width, heads, layers each way, feed-forward
 
 
-def engines(setting: Setting) -> dict[str, Apart]:
+def engines(setting: Setting, wanted: str) -> dict[str, Apart]:
     made = {
         "guerdon float32": (Native, "float32"),
         "guerdon bfloat16": (Native, "bfloat16"),
@@ -40,7 +39,7 @@ def engines(setting: Setting) -> dict[str, Apart]:
         "nn.Transformer bfloat16": (PlainTransformer, True),
         "Marian, plain loop, bfloat16": (PlainMarian,),
     }
-    return {name: Apart(made[name][0], setting, *made[name][1:], threads=setting.threads) for name in made}
+    return {name: Apart(made[name][0], setting, *made[name][1:], threads=setting.threads) for name in made if wanted in name}
 
 
 def ratios(found: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -63,13 +62,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--engines", default="", help="only those with this in their name")
     parser.add_argument("--output", type=Path, default=Path("training.json"))
     options = parser.parse_args()
     setting = Setting(
         options.tokenizer, options.records, *SIZES[options.size], options.max_tokens, options.rows, options.steps,
-        options.threads,
+        options.threads, options.device,
     )  # fmt: skip
-    every = engines(setting)
+    every = engines(setting, options.engines)
     answers = in_turn(every, options.repetitions, lambda name, repetition: every[name].call("rate", repetition))
     for engine in every.values():
         engine.close()
@@ -77,9 +78,9 @@ def main() -> None:
         name: {**summary([rate for rate, _ in own], "tokens/s"), "fill": round(own[-1][1], 3)} for name, own in answers.items()
     }
     print(table(found))
-    against = ratios(found)
+    against = ratios(found) if not options.engines else {}
     print("\n".join(f"guerdon's better, × {name}: {ratio:.2f}" for name, ratio in against.items()))
-    record = {"size": options.size, "engines": found, "ratios": against, "threads": options.threads, "torch": torch.__version__}
+    record = {"size": options.size, "engines": found, "ratios": against, "threads": options.threads, **device(options.device)}
     write_atomically(options.output, [json.dumps(record, indent=1).encode(), b"\n"])
 
 

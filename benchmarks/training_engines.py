@@ -45,6 +45,7 @@ class Setting:
     rows: int
     steps: int
     threads: int
+    device: str
 
     def read(self) -> list[guerdon.Example]:
         rows = map(json.loads, self.records.read_text("utf-8").splitlines())
@@ -57,7 +58,7 @@ class Setting:
             tokenizer.vocabulary_size, self.width, self.heads, self.layers, self.layers, self.feed_forward,
             dropout=0.1, norm="post", max_source=256, max_target=256,
         )  # fmt: skip
-        return Generator(Transformer(options), tokenizer)
+        return Generator(Transformer(options).to(self.device), tokenizer)
 
     def pairs(self, generator: Generator) -> tuple[list[list[int]], list[list[int]]]:
         examples = self.read()
@@ -126,7 +127,8 @@ class Trainer:
             arguments = Seq2SeqTrainingArguments(
                 output_dir=place, per_device_train_batch_size=self.setting.rows, train_sampling_strategy=self.order,
                 max_steps=self.setting.steps, learning_rate=RATE, lr_scheduler_type="constant", max_grad_norm=CLIP,
-                label_smoothing_factor=SMOOTHING, bf16=self.half, use_cpu=True, save_strategy="no", logging_steps=100,
+                label_smoothing_factor=SMOOTHING, bf16=self.half, use_cpu=self.setting.device == "cpu",
+                save_strategy="no", logging_steps=100,
                 disable_tqdm=True, report_to="none", seed=repetition, remove_unused_columns=False,
             )  # fmt: skip
             trainer = Seq2SeqTrainer(self.model, arguments, self._collate, self.rows, callbacks=[Clock()])
@@ -154,7 +156,7 @@ class Plain(ABC):
     def __init__(self, setting: Setting, half: bool) -> None:
         self.setting, self.half, self.generator = setting, half, setting.generator()
         self.pairs = setting.pairs(self.generator)
-        self.model = self.made()
+        self.model = self.made().to(setting.device)
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=RATE, betas=(0.9, 0.98), fused=True)
 
     @abstractmethod
@@ -174,14 +176,17 @@ class Plain(ABC):
         began = time.perf_counter()
         for batch in drawn[UNCOUNTED:]:
             self._step(batch)
+        if self.setting.device == "cuda":
+            torch.cuda.synchronize()
         seconds = time.perf_counter() - began
         return sum(batch.targets.tokens() for batch in drawn[UNCOUNTED:]) / seconds, _filled(drawn)
 
     def _step(self, batch: Any) -> None:
-        ids, mask = batch.targets.ids, batch.targets.mask
-        given = torch.cat([torch.full((len(ids), 1), self.generator.policy.start_id), ids[:, :-1]], dim=1)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
-            logits = self.logits(batch.sources, given, mask)
+        sources, targets = batch.sources.to(self.setting.device), batch.targets.to(self.setting.device)
+        ids, mask = targets.ids, targets.mask
+        given = torch.cat([ids.new_full((len(ids), 1), self.generator.policy.start_id), ids[:, :-1]], dim=1)
+        with torch.autocast(self.setting.device, torch.bfloat16, enabled=self.half):
+            logits = self.logits(sources, given, mask)
         loss = nn.functional.cross_entropy(
             logits.float().flatten(0, 1), ids.masked_fill(~mask, -100).flatten(), label_smoothing=SMOOTHING
         )
@@ -205,7 +210,7 @@ class Torch(nn.Module):
         self.register_buffer("positions", sinusoids(256, setting.width))
 
     def forward(self, sources: Tensor, source_mask: Tensor, given: Tensor, mask: Tensor) -> Tensor:
-        causal = torch.ones(given.shape[1], given.shape[1], dtype=torch.bool).triu(1)
+        causal = torch.ones(given.shape[1], given.shape[1], dtype=torch.bool, device=given.device).triu(1)
         found = self.transformer(
             self._embedded(sources), self._embedded(given), tgt_mask=causal, src_key_padding_mask=~source_mask,
             tgt_key_padding_mask=~mask, memory_key_padding_mask=~source_mask, tgt_is_causal=True,

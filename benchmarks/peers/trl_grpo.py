@@ -17,11 +17,11 @@ Sizes = tuple[int, int, int, int]  # sources, outputs of each, tokens of an outp
 class Peer:
     """TRL's GRPOTrainer, its options as they are but for sizes and lengths."""
 
-    def __init__(self, folder: Path, texts: list[str], steps: int, half: bool, sizes: Sizes) -> None:
+    def __init__(self, folder: Path, texts: list[str], steps: int, device: str, half: bool, sizes: Sizes) -> None:
         from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
         torch.manual_seed(1)
-        self.texts, self.steps, self.half, self.sizes = texts, steps, half, sizes
+        self.texts, self.steps, self.device, self.half, self.sizes = texts, steps, device, half, sizes
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), padding_side="left")
         names = self.tokenizer.convert_ids_to_tokens([0, 1, 2])
         self.tokenizer.pad_token, self.tokenizer.bos_token, self.tokenizer.eos_token = names
@@ -53,7 +53,8 @@ class Peer:
             arguments = GRPOConfig(
                 output_dir=place, per_device_train_batch_size=sources * copies, num_generations=copies, temperature=1.0,
                 max_completion_length=length, max_steps=self.steps + uncounted, learning_rate=1e-6, bf16=self.half,
-                use_cpu=True, save_strategy="no", report_to="none", disable_tqdm=True, logging_steps=100, seed=repetition,
+                use_cpu=self.device == "cpu", save_strategy="no", report_to="none",
+                disable_tqdm=True, logging_steps=100, seed=repetition,
                 gradient_checkpointing=False, generation_kwargs={"min_new_tokens": length},
             )  # fmt: skip
             trainer = GRPOTrainer(

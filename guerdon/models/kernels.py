@@ -19,8 +19,8 @@ from torch import Tensor
 _BLOCK = 32  # positions read at once
 
 
-@triton.jit
-def _attend_kernel(
+@triton.jit  # type: ignore[misc]
+def _attend_kernel(  # type: ignore[no-untyped-def]
     query, cache, out, running, lengths, position, rotation, copies, row_stride, capacity, half_of_cache, scale,
     heads: tl.constexpr, width: tl.constexpr, half_block: tl.constexpr, block: tl.constexpr,
     append: tl.constexpr, rotate: tl.constexpr,
@@ -66,17 +66,17 @@ def _attend_kernel(
         at = begin + tl.arange(0, block)
         places = start + at[:, None] * width + half[None, :]
         counts = (at < length)[:, None] & inside[None, :]
-        k0 = tl.load(places, mask=counts, other=0.0).to(tl.float32)
-        k1 = tl.load(places + width // 2, mask=counts, other=0.0).to(tl.float32)
-        v0 = tl.load(places + half_of_cache, mask=counts, other=0.0).to(tl.float32)
-        v1 = tl.load(places + half_of_cache + width // 2, mask=counts, other=0.0).to(tl.float32)
-        scores = tl.sum(k0 * q0[None, :] + k1 * q1[None, :], 1)
+        keys0 = tl.load(places, mask=counts, other=0.0).to(tl.float32)
+        keys1 = tl.load(places + width // 2, mask=counts, other=0.0).to(tl.float32)
+        values0 = tl.load(places + half_of_cache, mask=counts, other=0.0).to(tl.float32)
+        values1 = tl.load(places + half_of_cache + width // 2, mask=counts, other=0.0).to(tl.float32)
+        scores = tl.sum(keys0 * q0[None, :] + keys1 * q1[None, :], 1)
         scores = tl.where(at < length, scores, float("-inf"))
         largest = tl.maximum(most, tl.max(scores, 0))
         shrunk, chances = tl.exp(most - largest), tl.exp(scores - largest)
         total = total * shrunk + tl.sum(chances, 0)
-        sum0 = sum0 * shrunk + tl.sum(chances[:, None] * v0, 0)
-        sum1 = sum1 * shrunk + tl.sum(chances[:, None] * v1, 0)
+        sum0 = sum0 * shrunk + tl.sum(chances[:, None] * values0, 0)
+        sum1 = sum1 * shrunk + tl.sum(chances[:, None] * values1, 0)
         most = largest
     total = tl.where(total > 0.0, total, 1.0)  # a row that reads nothing gets zeros
     to = out + (row * heads + head) * width
@@ -85,7 +85,9 @@ def _attend_kernel(
 
 
 @triton.jit
-def _add_norm_kernel(hidden, addend, weight, bias, out, width, eps, block: tl.constexpr, after: tl.constexpr):
+def _add_norm_kernel(  # type: ignore[no-untyped-def]
+    hidden, addend, weight, bias, out, width, eps, block: tl.constexpr, after: tl.constexpr,
+):  # fmt: skip
     row, at = tl.program_id(0).to(tl.int64), tl.arange(0, block)
     inside = at < width
     total = tl.load(hidden + row * width + at, mask=inside, other=0.0)

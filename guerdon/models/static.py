@@ -14,7 +14,7 @@ import functools
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +67,7 @@ class _Layer:
     inner: _Product
     outer: _Product
     feed_forward: FeedForward
-    norms: tuple[nn.LayerNorm, nn.LayerNorm, nn.LayerNorm | nn.Identity]
+    norms: list[nn.LayerNorm]
 
 
 class StaticStep:
@@ -95,8 +95,8 @@ class StaticStep:
         self.position = torch.zeros((), dtype=torch.int64, device=like.device)
         self.running = torch.zeros(rows, dtype=torch.bool, device=like.device)
         self.lengths = torch.zeros(room.sources, dtype=torch.int64, device=like.device)
-        self.rotation = policy.rotation if options.positions == "rotary" else None
-        self._output = self._product(policy.output_weight, None)
+        self.rotation = policy.get_buffer("rotation") if options.positions == "rotary" else None
+        self._output = _Product(self._own(policy.output_weight), None)
         self._layers = self._all_layers()
         self.addresses = addresses(policy)
         self.refresh()

@@ -267,7 +267,9 @@ class Transformer(nn.Module):
         if kind == "rotary":
             return self.dropout(hidden * scale)
         table = self.target_positions.weight if kind == "learned" else self.sinusoid
-        return self.dropout(torch.add(table[position], hidden, alpha=scale))
+        # an index that is a tensor of one number would be fetched from the GPU
+        own = table.index_select(0, position.view(1)) if isinstance(position, Tensor) else table[position]
+        return self.dropout(torch.add(own, hidden, alpha=scale))
 
     def _rotation(self, first: int, length: int) -> Tensor | None:
         return self.get_buffer("rotation")[first : first + length] if self.options.positions == "rotary" else None

@@ -1,0 +1,167 @@
+"""Decoding by a recorded step writes what single steps write. Without a GPU nothing is recorded; kernels are interpreted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("triton")
+
+from guerdon.data.draws import row_keys
+from guerdon.data.padded import Padded
+from guerdon.decoding import SamplingOptions, greedy, sample
+from guerdon.decoding import replay as replaying
+from guerdon.decoding.choosing import Draw, MostProbable
+from guerdon.decoding.outputs import Samples
+from guerdon.decoding.replay import replay
+from guerdon.errors import GuerdonError
+from guerdon.models.options import TransformerOptions
+from guerdon.models.static import Room
+from guerdon.models.transformer import Transformer
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SOURCES = [[5, 6, 7], [8] * 9, [9, 10]]
+LIMITS = [6, 4, 5]
+ON_GPU = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+
+
+def policy_of(**options: object) -> Transformer:
+    """A small one whose outputs end here and there."""
+    torch.manual_seed(3)
+    sizes = {"width": 12, "heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feed_forward": 16}
+    policy = Transformer(TransformerOptions(20, **sizes, max_source=40, max_target=40, **options)).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight.copy_(weight * 1.5 if weight.ndim > 1 else weight + 0.1 * torch.randn_like(weight))
+    return policy.to(DEVICE)
+
+
+def request(sources: list[list[int]], limits: list[int]) -> tuple[Padded, torch.Tensor]:
+    return Padded.from_lists(sources, 0, DEVICE), torch.tensor(limits, device=DEVICE)
+
+
+def drawn(policy: Transformer, count: int = 3, options: SamplingOptions = SamplingOptions(), copies: int = 2) -> Samples:  # noqa: B008
+    sources, limits = request(SOURCES[:count], LIMITS[:count])
+    rows = torch.arange(count * copies, device=DEVICE)
+    with torch.no_grad():
+        return replay(policy, sources, copies, limits, Draw(options, keys(copies).to(DEVICE)), rows, "float32")
+
+
+def keys(copies: int = 2) -> torch.Tensor:
+    numbers = [number for number in range(len(SOURCES)) for _ in range(copies)]
+    return row_keys(1, "replay", 0, numbers, list(range(copies)) * len(SOURCES))
+
+
+def one_by_one(policy: Transformer, options: SamplingOptions, monkeypatch: pytest.MonkeyPatch) -> Samples:
+    monkeypatch.setenv("GUERDON_GRAPHS", "0")
+    return sample(policy, *request(SOURCES, LIMITS), options, keys(), 2)
+
+
+@pytest.mark.parametrize(
+    ("positions", "norm", "activation", "tied"),
+    [("rotary", "pre", "swiglu", True), ("sinusoidal", "post", "gelu", False), ("learned", "pre", "relu", True)],
+)
+def test_samples_are_those_of_single_steps(
+    positions: str, norm: str, activation: str, tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = policy_of(positions=positions, norm=norm, activation=activation, tied_embeddings=tied)
+    wanted = one_by_one(policy, SamplingOptions(temperature=0.9), monkeypatch)
+    found = drawn(policy, options=SamplingOptions(temperature=0.9))
+    assert found.tokens.to_lists() == wanted.tokens.to_lists()
+    assert torch.equal(found.finished, wanted.finished)
+    assert torch.allclose(found.log_prob, wanted.log_prob, atol=1e-5)
+    assert len(set(wanted.tokens.lengths.tolist())) > 1  # some end before others
+
+
+def test_greedy_outputs_are_those_of_single_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = policy_of(norm="pre")
+    monkeypatch.setenv("GUERDON_GRAPHS", "0")
+    wanted = greedy(policy, *request(SOURCES, LIMITS))
+    sources, limits = request(SOURCES, LIMITS)
+    with torch.no_grad():
+        found = replay(policy, sources, 1, limits, MostProbable(0), torch.arange(3, device=DEVICE), "float32")
+    assert found.without_end() == [list(one.tokens) for one in wanted]
+
+
+def test_a_smaller_batch_takes_the_same_recording_and_fresh_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = policy_of()
+    drawn(policy)
+    (recording,) = replaying._RECORDINGS[policy].values()
+    with torch.no_grad():
+        policy.decoder_layers[0].feed_forward.project_out.weight.mul_(-2.0)
+    wanted = one_by_one(policy, SamplingOptions(), monkeypatch)
+    assert drawn(policy).tokens.to_lists() == wanted.tokens.to_lists()
+    assert list(replaying._RECORDINGS[policy].values()) == [recording]
+    assert drawn(policy, 2).tokens.to_lists() == wanted.tokens.to_lists()[:4]
+
+
+def test_copies_in_bfloat16_follow_the_weights() -> None:
+    policy, (sources, limits) = policy_of(), request(SOURCES, LIMITS)
+
+    def written(own: Transformer) -> Samples:
+        with torch.no_grad():
+            rows = torch.arange(6, device=DEVICE)
+            return replay(own, sources, 2, limits, Draw(SamplingOptions(), keys().to(DEVICE)), rows, "bfloat16")
+
+    before = written(policy)
+    with torch.no_grad():
+        policy.embedding.weight.mul_(-1.0)
+    fresh = policy_of()
+    fresh.load_state_dict(policy.state_dict())
+    after = written(policy)
+    assert torch.equal(after.log_prob, written(fresh).log_prob)
+    assert after.log_prob.shape != before.log_prob.shape or not torch.equal(after.log_prob, before.log_prob)
+
+
+def test_logits_that_are_not_finite_are_reported() -> None:
+    policy = policy_of()
+    with torch.no_grad():
+        policy.decoder_layers[1].feed_forward.project_out.bias[0] = torch.nan
+    with pytest.raises(GuerdonError, match="nan, inf"):
+        drawn(policy, 2)
+
+
+POLICY = policy_of()
+
+
+@given(st.integers(1, 500), st.integers(1, 8), st.integers(1, 40), st.integers(1, 40))
+def test_room_holds_what_it_is_made_for(sources: int, copies: int, source_length: int, length: int) -> None:
+    needed = Room(sources, copies, source_length, length)
+    room = replaying._room(POLICY, needed)
+    assert room.holds(needed)
+    assert replaying._room(POLICY, room) == room
+    assert room.sources < 2 * sources + 1
+    assert room.length <= 40
+    assert room.source_length <= 40
+
+
+@ON_GPU
+@pytest.mark.parametrize("options", [SamplingOptions(), SamplingOptions(0.7, 50), SamplingOptions(1.1, top_p=0.9, min_p=0.01)])
+@pytest.mark.parametrize("positions", ["rotary", "sinusoidal"])
+def test_a_gpu_replays_what_single_steps_write(
+    options: SamplingOptions, positions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(5)
+    policy = Transformer(TransformerOptions(3000, 128, 4, 2, 3, 256, positions=positions)).to(DEVICE)  # type: ignore[arg-type]
+    with torch.no_grad():
+        policy.embedding.weight[policy.end_id] *= 3.0
+    rows = [[5 + (7 * i + j) % 2000 for j in range(1 + i % 23)] for i in range(70)]
+    sources, limits = Padded.from_lists(rows, 0, DEVICE), torch.arange(20, 90)
+    numbers = row_keys(2, "gpu", 0, [i for i in range(70) for _ in range(4)], list(range(4)) * 70)
+    monkeypatch.setenv("GUERDON_GRAPHS", "0")
+    wanted = sample(policy, sources, limits, options, numbers, 4)
+    assert policy not in replaying._RECORDINGS
+    monkeypatch.setenv("GUERDON_GRAPHS", "1")
+    found = sample(policy, sources, limits, options, numbers, 4)
+    assert policy in replaying._RECORDINGS
+    pairs = list(zip(found.tokens.to_lists(), wanted.tokens.to_lists(), strict=True))
+    equal = torch.tensor([one == other for one, other in pairs])
+    assert equal.double().mean() > 0.97  # a number may fall between the roundings of two sums
+    same = equal.to(DEVICE)[:, None] & found.tokens.mask
+    width = min(found.log_prob.shape[1], wanted.log_prob.shape[1])
+    apart = (found.log_prob[:, :width] - wanted.log_prob[:, :width]).abs()[same[:, :width]]
+    assert float(apart.max()) < 1e-3
+    assert found.tokens.lengths.min() < 15
+    assert torch.equal(sample(policy, sources, limits, options, numbers, 4).tokens.ids, found.tokens.ids)

@@ -1,0 +1,78 @@
+"""The kernels of a decode's step against loops in float64; without a GPU, Triton interprets them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from guerdon.models.attention import rotate, rotations
+
+pytest.importorskip("triton")
+
+from guerdon.models import kernels
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ROWS, HEADS, CAPACITY = 5, 3, 40
+
+
+def attended(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """One query [h, d] over keys and values [h, t, d], in float64: [h * d]."""
+    scores = (keys.double() * query.double()[:, None]).sum(-1) / query.shape[1] ** 0.5
+    return (torch.softmax(scores, -1)[..., None] * values.double()).sum(1).flatten()
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+@pytest.mark.parametrize("width", [6, 16])
+def test_own_attention_reads_what_has_been_written(width: int, rotated: bool) -> None:
+    torch.manual_seed(width)
+    rotation = rotations(CAPACITY, width).to(DEVICE) if rotated else None
+    cache = torch.full((2, ROWS, HEADS, CAPACITY, width), torch.nan, device=DEVICE)
+    running = torch.ones(ROWS, dtype=torch.bool, device=DEVICE)
+    running[2] = False
+    keys, values = list[Tensor](), list[Tensor]()
+    for position in range(CAPACITY - 3):
+        joined = torch.randn(ROWS, 3 * HEADS * width, device=DEVICE)
+        found = kernels.attend_own(joined, cache, torch.tensor(position, device=DEVICE), running, rotation)
+        query, key, value = joined.view(ROWS, 3, HEADS, width).unbind(1)
+        if rotation is not None:
+            at = rotation[position : position + 1]
+            query, key = rotate(query[:, :, None], at)[:, :, 0], rotate(key[:, :, None], at)[:, :, 0]
+        keys.append(key)
+        values.append(value)
+        assert found.isfinite().all()
+        if position in (0, 1, 31, 32, CAPACITY - 4):  # the ends of the blocks that are read at once
+            for row in (0, 1, 3, 4):
+                past = [torch.stack([one[row] for one in every], 1) for every in (keys, values)]
+                assert torch.allclose(found[row].double(), attended(query[row], *past), atol=1e-5)
+
+
+def test_attention_to_a_source_ends_where_the_source_does() -> None:
+    torch.manual_seed(1)
+    width, copies = 6, 2
+    memory = torch.randn(2, 3, HEADS, CAPACITY, width, device=DEVICE)
+    lengths, query = torch.tensor([40, 1, 7], device=DEVICE), torch.randn(6, HEADS * width, device=DEVICE)
+    running = torch.tensor([True, True, True, False, True, True], device=DEVICE)
+    for source, length in enumerate(lengths.tolist()):
+        memory[:, source, :, length:] = torch.nan
+    found = kernels.attend_source(query, memory, lengths, running, copies)
+    for row in range(6):
+        source = row // copies
+        part = memory[:, source, :, : int(lengths[source])]
+        wanted = attended(query[row].view(HEADS, width), part[0], part[1]) if running[row] else torch.zeros(HEADS * width)
+        assert torch.allclose(found[row].double().cpu(), wanted.double().cpu(), atol=1e-5)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_residual_sum_and_norm(after: bool) -> None:
+    torch.manual_seed(2)
+    norm = torch.nn.LayerNorm(50).to(DEVICE)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    hidden, addend = torch.randn(4, 50, device=DEVICE) + 3.0, torch.randn(4, 50, device=DEVICE)
+    total = (hidden + addend).double()
+    wanted = torch.nn.functional.layer_norm(total, (50,), norm.weight.double(), norm.bias.double(), norm.eps)
+    with torch.no_grad():
+        found = kernels.add_norm(hidden, addend, norm, after, torch.float32)
+    assert torch.allclose(found.double(), wanted, atol=1e-5)
+    assert torch.allclose(hidden.double(), wanted if after else total, atol=1e-5)
