@@ -16,72 +16,62 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_BLOCK = 32  # positions read at once
+_BLOCK, _WARPS = 16, 1  # positions read at once, and by how many threads (a warp is 32)
 
 
 @triton.jit  # type: ignore[misc]
 def _attend_kernel(  # type: ignore[no-untyped-def]
     query, cache, out, running, lengths, position, rotation, copies, row_stride, capacity, half_of_cache, scale,
-    heads: tl.constexpr, width: tl.constexpr, half_block: tl.constexpr, block: tl.constexpr,
+    heads: tl.constexpr, width: tl.constexpr, columns: tl.constexpr, block: tl.constexpr,
     append: tl.constexpr, rotate: tl.constexpr,
 ):  # fmt: skip
-    """One row and head. A head's columns are taken in two halves: the even and the odd ones where they are rotated."""
+    """One row and head."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    half = tl.arange(0, half_block)
-    inside = half < width // 2
+    at = tl.arange(0, columns)
+    inside = at < width
     base = query + row * row_stride + head * width
-    first, second = half, half + width // 2
-    if rotate:
-        first, second = 2 * half, 2 * half + 1
-    q0 = tl.load(base + first, mask=inside, other=0.0).to(tl.float32) * scale
-    q1 = tl.load(base + second, mask=inside, other=0.0).to(tl.float32) * scale
     start = cache + ((row // copies) * heads + head) * capacity * width
-    most = tl.full([], float("-inf"), tl.float32)
-    total = tl.full([], 0.0, tl.float32)
-    sum0, sum1 = tl.zeros([half_block], tl.float32), tl.zeros([half_block], tl.float32)
-    if append:
-        length = tl.load(position)
-        k0 = tl.load(base + heads * width + first, mask=inside, other=0.0).to(tl.float32)
-        k1 = tl.load(base + heads * width + second, mask=inside, other=0.0).to(tl.float32)
-        if rotate:
-            cosine = tl.load(rotation + length * width + half, mask=inside, other=0.0)
-            sine = tl.load(rotation + length * width + width // 2 + half, mask=inside, other=0.0)
-            q0, q1 = q0 * cosine - q1 * sine, q0 * sine + q1 * cosine
-            k0, k1 = k0 * cosine - k1 * sine, k0 * sine + k1 * cosine
-        v0 = tl.load(base + 2 * heads * width + half, mask=inside, other=0.0)
-        v1 = tl.load(base + 2 * heads * width + width // 2 + half, mask=inside, other=0.0)
-        place = start + length * width
-        own0, own1 = k0.to(v0.dtype), k1.to(v0.dtype)
-        tl.store(place + half, own0, mask=inside)
-        tl.store(place + width // 2 + half, own1, mask=inside)
-        tl.store(place + half_of_cache + half, v0, mask=inside)
-        tl.store(place + half_of_cache + width // 2 + half, v1, mask=inside)
-        most = tl.sum(q0 * own0.to(tl.float32) + q1 * own1.to(tl.float32), 0)
-        total += 1.0
-        sum0, sum1 = v0.to(tl.float32), v1.to(tl.float32)
+    most, total, mixed = tl.full([], float("-inf"), tl.float32), tl.full([], 0.0, tl.float32), tl.zeros([columns], tl.float32)
+    length = tl.load(position) if append else tl.load(lengths + row // copies)
+    if rotate:  # column i of the first half and column i of the second are a pair that turns by one angle
+        pair, former = at % (width // 2), at < width // 2
+        cosine = tl.load(rotation + length * width + pair, mask=inside, other=0.0)
+        sine = tl.load(rotation + length * width + width // 2 + pair, mask=inside, other=0.0)
+        even = tl.load(base + 2 * pair, mask=inside, other=0.0).to(tl.float32)
+        odd = tl.load(base + 2 * pair + 1, mask=inside, other=0.0).to(tl.float32)
+        asked = tl.where(former, even * cosine - odd * sine, even * sine + odd * cosine)
+        even = tl.load(base + heads * width + 2 * pair, mask=inside, other=0.0).to(tl.float32)
+        odd = tl.load(base + heads * width + 2 * pair + 1, mask=inside, other=0.0).to(tl.float32)
+        own = tl.where(former, even * cosine - odd * sine, even * sine + odd * cosine)
     else:
-        length = tl.load(lengths + row // copies)
+        asked = tl.load(base + at, mask=inside, other=0.0).to(tl.float32)
+        own = asked
+        if append:
+            own = tl.load(base + heads * width + at, mask=inside, other=0.0).to(tl.float32)
+    asked = asked * scale
+    if append:
+        value = tl.load(base + 2 * heads * width + at, mask=inside, other=0.0)
+        key = own.to(value.dtype)
+        tl.store(start + length * width + at, key, mask=inside)
+        tl.store(start + half_of_cache + length * width + at, value, mask=inside)
+        most = tl.sum(asked * key.to(tl.float32), 0)
+        total += 1.0
+        mixed = value.to(tl.float32)
     length = tl.where(tl.load(running + row), length, 0)
     for begin in range(0, length, block):
-        at = begin + tl.arange(0, block)
-        places = start + at[:, None] * width + half[None, :]
-        counts = (at < length)[:, None] & inside[None, :]
-        keys0 = tl.load(places, mask=counts, other=0.0).to(tl.float32)
-        keys1 = tl.load(places + width // 2, mask=counts, other=0.0).to(tl.float32)
-        values0 = tl.load(places + half_of_cache, mask=counts, other=0.0).to(tl.float32)
-        values1 = tl.load(places + half_of_cache + width // 2, mask=counts, other=0.0).to(tl.float32)
-        scores = tl.sum(keys0 * q0[None, :] + keys1 * q1[None, :], 1)
-        scores = tl.where(at < length, scores, float("-inf"))
+        rows = begin + tl.arange(0, block)
+        places = start + rows[:, None] * width + at[None, :]
+        counts = (rows < length)[:, None] & inside[None, :]
+        keys = tl.load(places, mask=counts, other=0.0).to(tl.float32)
+        values = tl.load(places + half_of_cache, mask=counts, other=0.0).to(tl.float32)
+        scores = tl.where(rows < length, tl.sum(keys * asked[None, :], 1), float("-inf"))
         largest = tl.maximum(most, tl.max(scores, 0))
         shrunk, chances = tl.exp(most - largest), tl.exp(scores - largest)
         total = total * shrunk + tl.sum(chances, 0)
-        sum0 = sum0 * shrunk + tl.sum(chances[:, None] * values0, 0)
-        sum1 = sum1 * shrunk + tl.sum(chances[:, None] * values1, 0)
+        mixed = mixed * shrunk + tl.sum(chances[:, None] * values, 0)
         most = largest
     total = tl.where(total > 0.0, total, 1.0)  # a row that reads nothing gets zeros
-    to = out + (row * heads + head) * width
-    tl.store(to + half, (sum0 / total).to(out.dtype.element_ty), mask=inside)
-    tl.store(to + width // 2 + half, (sum1 / total).to(out.dtype.element_ty), mask=inside)
+    tl.store(out + (row * heads + head) * width + at, (mixed / total).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -132,8 +122,8 @@ def _attend(
     launch: Any = _attend_kernel[(len(query), heads)]
     launch(
         query, cache, out, running, lengths, position, query if rotation is None else rotation, copies, query.stride(0),
-        capacity, cache.stride(0), width**-0.5, heads=heads, width=width, half_block=triton.next_power_of_2(max(2, width // 2)),
-        block=_BLOCK, append=append, rotate=rotation is not None, num_warps=2,
+        capacity, cache.stride(0), width**-0.5, heads=heads, width=width, columns=triton.next_power_of_2(max(2, width)),
+        block=_BLOCK, append=append, rotate=rotation is not None, num_warps=_WARPS,
     )  # fmt: skip
     return out
 
