@@ -1,7 +1,7 @@
 """An engine in a process of its own: idle threads of one do not take part of what another gains, nor its memory's habits.
 
-`Apart` makes an engine in a new process and answers calls of its methods, one at a time; between its turns it sleeps. What a
-method raises is raised here.
+`Apart` makes an engine in a new process, beside whatever else goes on, and answers calls of its methods, one at a time; between
+its turns it sleeps. What a method raises is raised here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -31,10 +31,17 @@ class Apart:
         finally:
             _restore("OMP_NUM_THREADS", before)
         there.close()
-        self._answer()
+        self._made = False
+
+    def wait(self) -> None:
+        """Until it is made: several are made at a time, and none is to be timed meanwhile."""
+        if not self._made:
+            self._answer()
+            self._made = True
 
     def call(self, method: str, *arguments: Any) -> Any:
         """What the engine's ``method`` returns."""
+        self.wait()
         self._here.send((method, arguments))
         return self._answer()
 
@@ -63,6 +70,12 @@ def in_turn(names: Collection[str], repetitions: int, ask: Callable[[str, int], 
         for name in names:
             found[name].append(ask(name, repetition))
     return found
+
+
+def all_made(engines: Mapping[str, Apart]) -> None:
+    """Waits for all of them."""
+    for engine in engines.values():
+        engine.wait()
 
 
 def _restore(name: str, value: str | None) -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from apart import Apart, in_turn
+from apart import Apart, all_made, in_turn
 from decoding_engines import LIMIT, CTranslate2, HuggingFace, Native, Refreshed, Rows
 from figures import device, summary, table
 
@@ -145,6 +145,7 @@ def main() -> None:
             on_gpu(options.model, rows, options.threads) if gpu else engines(options.model, rows, Path(place), options.threads)
         )
         more = refreshed(options.model, options.threads) if "samples" in options.works and not gpu else {}
+        all_made({**found, **more})
         shares, lengths = compared(found, rows)
         print(
             "greedy outputs equal to guerdon's in float32:", ", ".join(f"{name} {share:.1%}" for name, share in shares.items())

@@ -4,7 +4,8 @@
     python benchmarks/gpu_limits.py --models small base
 
 Both limits are measured first, on this GPU: what a sum over 2 GiB reads a second, and the rate of a product of two bfloat16
-matrices of 8,192 rows and columns. Models have random weights by which no output ends, so that every work has the length it is asked for.
+matrices of 8,192 rows and columns. Models have random weights by which no output ends, so that every work has the length that
+it is asked for.
 
 - A position of a decode (greedy, 256 sources of 32 tokens, bfloat16): the difference of outputs of 96 and of 32 tokens, divided
   by 64, so that what is done once counts nothing. Its bytes are those that cannot be spared: the decoder's and the output's

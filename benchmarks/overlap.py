@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from apart import Apart, in_turn
+from apart import Apart, all_made, in_turn
 from figures import summary, table
 from prompts import asked
 
@@ -87,6 +87,7 @@ def main() -> None:
         name: Apart(Way, *given, overlap, threads=options.threads)
         for name, overlap in {"one after the other": False, "overlapped": True}.items()
     }
+    all_made(ways)
     update = statistics.median(row["update"] for row in ways["one after the other"].call("steps", 0, 0.0))
     cases = {f"{way}, {reward}": (way, wait) for reward, wait in (("no wait", 0.0), ("waits", update)) for way in ways}
     answers = in_turn(cases, options.repetitions, lambda case, n: ways[cases[case][0]].call("steps", n, cases[case][1]))

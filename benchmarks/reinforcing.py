@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from apart import Apart, in_turn
+from apart import Apart, all_made, in_turn
 from figures import device, summary, table
 from peers.trl_grpo import Peer
 from prompts import asked
@@ -97,6 +97,7 @@ def main() -> None:
         "TRL GRPO, float32": Apart(Peer, *given, False, SIZES, threads=options.threads),
         "TRL GRPO, bfloat16": Apart(Peer, *given, True, SIZES, threads=options.threads),
     }
+    all_made(every)
     answers = in_turn(every, options.repetitions, lambda name, repetition: every[name].call("rate", repetition))
     found = {
         name: {

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from apart import Apart, in_turn
+from apart import Apart, all_made, in_turn
 from figures import summary, table
 
 import guerdon
@@ -95,6 +95,7 @@ def main() -> None:
         found: Scored = every[name].call("score", outputs, references)
         return found
 
+    all_made(every)
     answers = in_turn(every, options.repetitions, ask)
     for engine in every.values():
         engine.close()

@@ -19,7 +19,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from apart import Apart, in_turn
+from apart import Apart, all_made, in_turn
 from figures import device, summary, table
 from training_engines import Native, PlainMarian, PlainTransformer, Setting, Trainer
 
@@ -71,6 +71,7 @@ def main() -> None:
         options.threads, options.device,
     )  # fmt: skip
     every = engines(setting, options.engines)
+    all_made(every)
     answers = in_turn(every, options.repetitions, lambda name, repetition: every[name].call("rate", repetition))
     for engine in every.values():
         engine.close()

@@ -77,7 +77,7 @@ class Recording:
     """The step of a policy for a batch of some size, with what its rows have written."""
 
     def __init__(self, policy: Transformer, room: Room, choice: Choice, precision: InferencePrecision) -> None:
-        self.policy, self.room, self.precision = policy, room, precision
+        self.room, self.precision = room, precision
         self.step = StaticStep(policy, room, precision)
         rows, device = room.sources * room.copies, self.step.tokens.device
         self.rows = torch.arange(rows, device=device)
@@ -101,7 +101,7 @@ class Recording:
 
     def _advance(self) -> None:
         """One position: into the buffers."""
-        step, policy = self.step, self.policy
+        step, policy = self.step, self.step.policy
         chosen, log_prob = self.choice.choose(step(), self.rows, step.position, None)
         at, running = step.position.view(1), step.running
         self.ids.index_copy_(1, at, torch.where(running, chosen, policy.pad_id)[:, None])
@@ -117,12 +117,13 @@ class Recording:
     def write(self, sources: Padded, limits: Tensor, outputs: Tensor, choice: Choice) -> Samples:
         """See `replay`."""
         count = len(outputs)
-        memory = self.policy.memory(sources, count, self.precision)
+        policy = self.step.policy
+        memory = policy.memory(sources, count, self.precision)
         self.keys[:count] = choice.keys[outputs] if choice.keys is not None else 0
         self.limits[:count] = limits.repeat_interleave(self.room.copies)
         for buffer in (self.log_prob, self.lengths, self.finished):
             buffer.zero_()
-        self.ids.fill_(self.policy.pad_id)
+        self.ids.fill_(policy.pad_id)
         self.step.begin(memory, sources.lengths, self.rows < count)
         self._run(int(limits.max()))
         broken = (~torch.isfinite(self.log_prob[:count])).any(1).nonzero()[:, 0].tolist()

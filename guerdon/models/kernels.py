@@ -19,7 +19,7 @@ from torch import Tensor
 _BLOCK, _WARPS = 16, 1  # positions read at once, and by how many threads (a warp is 32)
 
 
-@triton.jit  # type: ignore[misc]
+@triton.jit  # type: ignore[untyped-decorator]
 def _attend_kernel(  # type: ignore[no-untyped-def]
     query, cache, out, running, lengths, position, rotation, copies, row_stride, capacity, half_of_cache, scale,
     heads: tl.constexpr, width: tl.constexpr, columns: tl.constexpr, block: tl.constexpr,
@@ -74,7 +74,7 @@ def _attend_kernel(  # type: ignore[no-untyped-def]
     tl.store(out + (row * heads + head) * width + at, (mixed / total).to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _add_norm_kernel(  # type: ignore[no-untyped-def]
     hidden, addend, weight, bias, out, width, eps, block: tl.constexpr, after: tl.constexpr,
 ):  # fmt: skip

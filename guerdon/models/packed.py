@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from guerdon.models.integer import IntegerLinear
+from guerdon.models.integer import IntegerLinear, SingleIntegerLinear, serves_single
 from guerdon.models.precision import InferencePrecision
 
 _ROWS = 512  # that the layout is made for: it serves one row as well, while one made for a single row does not serve many
@@ -94,7 +94,7 @@ class SingleLinear(nn.Module):
         return torch.addmm(to, hidden, self.turned).add_(self.bias)
 
 
-PACKED = (PackedLinear, SingleLinear, IntegerLinear)
+PACKED = (PackedLinear, SingleLinear, IntegerLinear, SingleIntegerLinear)
 """What `pack` makes of a linear layer: each has ``activation``, ``keeps``, and ``added``."""
 
 
@@ -131,8 +131,10 @@ def many_rows(weight: Tensor, bias: Tensor | None, precision: InferencePrecision
 
 def single_row(
     weight: Tensor, bias: Tensor | None, precision: InferencePrecision
-) -> PackedLinear | SingleLinear | IntegerLinear:
+) -> PackedLinear | SingleLinear | IntegerLinear | SingleIntegerLinear:
     """The layer that is fastest for a single row: for bfloat16, small weights are not worth the rounding of inputs."""
+    if precision == "int8" and serves_single(weight):
+        return SingleIntegerLinear(weight, bias)
     if precision == "int8" or (precision == "bfloat16" and weight.numel() >= _LARGE):
         return many_rows(weight, bias, precision)
     return SingleLinear(weight, bias)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -67,7 +68,7 @@ class _Layer:
     inner: _Product
     outer: _Product
     feed_forward: FeedForward
-    norms: list[nn.LayerNorm]
+    norms: Sequence[nn.LayerNorm]
 
 
 class StaticStep:
@@ -83,7 +84,7 @@ class StaticStep:
 
     def __init__(self, policy: Transformer, room: Room, precision: InferencePrecision) -> None:
         options, like = policy.options, policy.embedding.weight
-        self.policy, self.room, self.after = policy, room, options.norm == "post"
+        self._policy, self.room, self.after = weakref.ref(policy), room, options.norm == "post"
         self.kind = torch.bfloat16 if precision == "bfloat16" else like.dtype
         self._copies: dict[Tensor, Tensor] = {}
         rows, head = room.sources * room.copies, options.width // options.heads
@@ -97,31 +98,41 @@ class StaticStep:
         self.lengths = torch.zeros(room.sources, dtype=torch.int64, device=like.device)
         self.rotation = policy.get_buffer("rotation") if options.positions == "rotary" else None
         self._output = _Product(self._own(policy.output_weight), None)
-        self._layers = self._all_layers()
+        self._layers = self._all_layers(policy)
         self.addresses = addresses(policy)
         self.refresh()
 
-    def _all_layers(self) -> list[_Layer]:
-        layers, found = self.policy.decoder_layers, list[_Layer]()
-        for number, layer in enumerate(layers):
-            norms = (layer.around_attention.norm, layer.around_cross.norm, layer.around_feed_forward.norm)
-            if not self.after:  # the norm before a sub-layer follows the sum before it
-                last = layers[number + 1].around_attention.norm if number + 1 < len(layers) else self.policy.decoder_norm
-                norms = (norms[1], norms[2], last)
-            own, cross, ahead = layer.attention, layer.cross, layer.feed_forward
-            linear = (
-                own.project_in,
-                own.project_out,
-                cross.project_query,
-                cross.project_out,
-                ahead.project_in,
-                ahead.project_out,
-            )
-            found.append(_Layer(*(self._product(one.weight, one.bias) for one in linear), ahead, norms))
+    @property
+    def policy(self) -> Transformer:
+        """It keeps its recordings; if these held it in turn, it would never go."""
+        found = self._policy()
+        assert found is not None
         return found
 
-    def _product(self, weight: Tensor, bias: Tensor | None) -> _Product:
-        return _Product(self._own(weight), None if bias is None else self._own(bias))
+    def _all_layers(self, policy: Transformer) -> list[_Layer]:
+        layers, found = policy.decoder_layers, list[_Layer]()
+        for number, layer in enumerate(layers):
+            norms = [layer.around_attention.norm, layer.around_cross.norm, layer.around_feed_forward.norm]
+            if not self.after:  # the norm before a sub-layer follows the sum before it
+                last = layers[number + 1].around_attention.norm if number + 1 < len(layers) else policy.decoder_norm
+                norms = [*norms[1:], cast(nn.LayerNorm, last)]
+            own, cross, ahead = layer.attention, layer.cross, layer.feed_forward
+            found.append(
+                _Layer(
+                    own_in=self._product(own.project_in),
+                    own_out=self._product(own.project_out),
+                    query=self._product(cross.project_query),
+                    source_out=self._product(cross.project_out),
+                    inner=self._product(ahead.project_in),
+                    outer=self._product(ahead.project_out),
+                    feed_forward=ahead,
+                    norms=norms,
+                )
+            )
+        return found
+
+    def _product(self, linear: nn.Linear) -> _Product:
+        return _Product(self._own(linear.weight), None if linear.bias is None else self._own(linear.bias))
 
     def _own(self, weight: Tensor) -> Tensor:
         if weight.dtype == self.kind:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from hypothesis import given
@@ -113,6 +116,15 @@ def test_copies_in_bfloat16_follow_the_weights() -> None:
     after = written(policy)
     assert torch.equal(after.log_prob, written(fresh).log_prob)
     assert after.log_prob.shape != before.log_prob.shape or not torch.equal(after.log_prob, before.log_prob)
+
+
+def test_a_recording_goes_with_its_policy() -> None:
+    policy = policy_of()
+    drawn(policy, 1)
+    left = weakref.ref(policy)
+    del policy
+    gc.collect()
+    assert left() is None
 
 
 def test_logits_that_are_not_finite_are_reported() -> None:

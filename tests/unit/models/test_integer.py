@@ -13,9 +13,9 @@ from guerdon.data.padded import Padded
 from guerdon.decoding import DecodingOptions, LengthLimit, SamplingOptions, greedy, sample
 from guerdon.errors import ConfigurationError
 from guerdon.models.huggingface import HuggingFacePolicy
-from guerdon.models.integer import IntegerLinear, has_integers
+from guerdon.models.integer import IntegerLinear, SingleIntegerLinear, has_integers
 from guerdon.models.options import TransformerOptions
-from guerdon.models.packed import PackedLinear, many_rows
+from guerdon.models.packed import PackedLinear, many_rows, single_row
 from guerdon.models.transformer import Transformer
 
 SOURCES = Padded.from_lists([[5, 6, 7], [8, 9]])
@@ -138,6 +138,62 @@ def test_a_single_row_is_decoded_as_among_others() -> None:
         for position in range(4):
             alone = model.step(state, token + position)
             torch.testing.assert_close(alone.expand(3, -1), model.step(among, tokens + position), rtol=1e-5, atol=1e-5)
+
+
+@given(st.integers(1, 3), st.integers(1, 4), SIZES, st.integers(0, 99), st.booleans())
+def test_a_single_rows_result_is_within_what_rounding_can_do(rows: int, wide: int, out: int, seed: int, biased: bool) -> None:
+    """Weights by half a step of a scale that is at most 2⁻⁶ larger than need be, inputs and result by 2⁻⁸ of themselves."""
+    hidden, weight = drawn(seed, rows, 32 * wide), drawn(seed + 100, out, 32 * wide)
+    bias = torch.randn(out) if biased else None
+    exact = hidden.double() @ weight.double().t()
+    step = weight.double().abs().amax(1) / 127 * (1 + 2**-6)
+    sum_x, product = hidden.double().abs().sum(1), hidden.double().abs() @ weight.double().abs().t()
+    bound = 1.01 * (sum_x[:, None] * step / 2 + 2**-8 * product + 2**-8 * exact.abs()) + 1e-5
+    with torch.no_grad():
+        layer, to = single_row(weight, bias, "int8"), torch.randn(rows, out)
+        assert isinstance(layer, SingleIntegerLinear)
+        found = layer(hidden)
+        assert found.dtype == torch.float32
+        off = found.double() - exact - (0 if bias is None else bias.double())
+        assert (off.abs() <= bound).all()
+        torch.testing.assert_close(layer.added(hidden, to), to + found)
+        layer.activation = "gelu"
+        assert torch.equal(layer(hidden), functional.gelu(found))
+        layer.activation = "relu"
+        assert torch.equal(layer(hidden), functional.relu(found))
+
+
+def test_the_layer_of_a_single_row_in_integers_depends_on_its_size() -> None:
+    assert isinstance(single_row(torch.ones(8, 32), None, "int8"), SingleIntegerLinear)
+    assert isinstance(single_row(torch.ones(8, 33), None, "int8"), IntegerLinear)
+    assert isinstance(single_row(torch.ones(8000, 96), None, "int8"), IntegerLinear)
+
+
+def test_a_single_row_of_zeros_and_of_what_is_no_number() -> None:
+    weight, bias = drawn(2, 8, 32), torch.randn(8)
+    weight[4] = 0.0
+    with torch.no_grad():
+        layer = single_row(weight, bias, "int8")
+        assert torch.equal(layer(torch.zeros(1, 32))[0], bias)
+        assert layer(torch.ones(1, 32))[0, 4] == bias[4]
+        for broken in (torch.nan, torch.inf):
+            hidden = torch.ones(1, 32)
+            hidden[0, 3] = broken
+            assert not layer(hidden)[0, :4].isfinite().any()
+
+
+def test_a_single_row_is_decoded_nearly_as_in_floats() -> None:
+    model, one = policy(width=64, feed_forward=96), Padded.from_lists([[5, 6, 7]])
+    with torch.no_grad():
+        logits = []
+        for precision in ("float32", "int8"):
+            state, token = model.start(one, 1, precision)
+            logits.append(torch.cat([model.step(state, token + position) for position in range(4)]))
+        assert all(layer.project_in.__func__ is SingleIntegerLinear.forward for layer in state.parts.decoder)
+        assert torch.equal(logits[0].isinf(), logits[1].isinf())
+        off = (logits[1] - logits[0])[logits[0].isfinite()].abs()
+    assert 0 < off.max() < 0.15
+    assert off.mean() < 0.03
 
 
 def test_a_layer_of_one_input_is_left_to_floats() -> None:

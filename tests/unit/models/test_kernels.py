@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +19,7 @@ from guerdon.models import kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROWS, HEADS, CAPACITY = 5, 3, 40
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def attended(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -76,3 +82,39 @@ def test_residual_sum_and_norm(after: bool) -> None:
         found = kernels.add_norm(hidden, addend, norm, after, torch.float32)
     assert torch.allclose(found.double(), wanted, atol=1e-5)
     assert torch.allclose(hidden.double(), wanted if after else total, atol=1e-5)
+
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from guerdon.models import kernels
+
+kinds = {"running": "*i1", "lengths": "*i64", "position": "*i64", "rotation": "*fp32", "copies": "i32", "row_stride": "i32",
+         "capacity": "i32", "half_of_cache": "i64", "scale": "fp32", "width": "i32", "eps": "fp32", "weight": "*fp32",
+         "bias": "*fp32", "hidden": "*fp32", "addend": "*bf16"}
+
+
+def built(kernel, kind, **constants):
+    names = kernel.arg_names
+    signature = {name: "constexpr" if name in constants else kinds.get(name, "*" + kind) for name in names}
+    source = ASTSource(kernel, signature, {(names.index(name),): value for name, value in constants.items()})
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+
+
+for kind in ("bf16", "fp32"):
+    for append, rotate in ((True, True), (True, False), (False, False)):
+        assert built(kernels._attend_kernel, kind, heads=4, width=20, columns=32, block=16, append=append, rotate=rotate)
+    assert built(kernels._add_norm_kernel, kind, block=64, after=True)
+print("built")
+"""
+
+
+def test_kernels_are_accepted_by_the_compiler() -> None:
+    """What is interpreted is not checked for what a GPU's compiler asks for: types that stay the same in a loop, say."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.stdout.strip() == "built", done.stderr
