@@ -150,7 +150,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("runs/quality"))
     parser.add_argument("--minutes", type=float, default=60, help="that the Trainer may take")
     parser.add_argument("--epochs", type=float, default=48, help="of guerdon")
-    parser.add_argument("--reinforce", type=int, default=200, help="steps of reinforcement after them")
+    parser.add_argument("--reinforce", type=int, default=300, help="steps of reinforcement after them")
     parser.add_argument("--reinforce-rate", type=float, default=2e-4)
     parser.add_argument("--batch", type=int, default=8192, help="source and target positions of a step")
     parser.add_argument("--rate", type=float, default=5e-3)
