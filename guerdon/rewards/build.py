@@ -28,13 +28,14 @@ from guerdon.models.reward_folder import RewardScorer, load_scorers
 from guerdon.rewards.base import Reward
 from guerdon.rewards.combine import Combined, NamedPart
 from guerdon.rewards.concurrent import Concurrent
-from guerdon.rewards.encoders import DEFAULT_ENCODER, SentenceEncoder
+from guerdon.rewards.encoders import SentenceEncoder
 from guerdon.rewards.frequency import Reduction, WordFrequency
 from guerdon.rewards.function import FunctionReward
 from guerdon.rewards.learned import Ensemble, LearnedOptions, LearnedReward
 from guerdon.rewards.overlap import SentenceBleu, SentenceChrf, SentenceRougeL
 from guerdon.rewards.remote import HttpReward
 from guerdon.rewards.rules import Length, Pattern, Repetition, RequiredContent
+from guerdon.rewards.sentence_models import DEFAULT_ENCODER
 from guerdon.rewards.similarity import SemanticSimilarity
 
 OWN = "reward_model"

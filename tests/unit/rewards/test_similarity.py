@@ -15,7 +15,9 @@ import torch
 
 from guerdon.errors import ConfigurationError, InputError, MissingExtraError, RewardError
 from guerdon.models.precision import InferencePrecision
-from guerdon.rewards.encoders import FunctionEncoder, PolicyEmbedding, SentenceEncoder, _locate, check_files
+from guerdon.rewards.bert import reads
+from guerdon.rewards.encoders import FunctionEncoder, PolicyEmbedding, SentenceEncoder
+from guerdon.rewards.sentence_models import check_files, locate
 from guerdon.rewards.similarity import SemanticSimilarity
 
 pytest.importorskip("sentence_transformers", reason="the extra 'similarity' is not installed")
@@ -212,13 +214,21 @@ def test_references_that_are_forgotten_are_embedded_again(encoder: SentenceEncod
     assert small([""] * 2, outputs[:2], pushing).tolist() == large([""] * 2, outputs[:2], pushing).tolist()
 
 
+@pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
-def test_texts_dealt_out_to_threads_have_the_vectors_of_the_library(precision: InferencePrecision) -> None:
+def test_texts_dealt_out_to_threads_have_the_vectors_of_the_library(
+    precision: InferencePrecision, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the forward pass of our own for a plain BERT, and by the library's with packed layers for all others."""
     from sentence_transformers import SentenceTransformer
 
-    texts = [f"{'a quiet place ' * (i % 5)}near the river number {i}" for i in range(40)]
-    reference = SentenceTransformer(_locate("all-MiniLM-L6-v2"), device="cpu").encode(texts, convert_to_tensor=True)
+    if not own:
+        monkeypatch.setattr("guerdon.rewards.encoders.reads", lambda loaded: False)
+    texts = [f"{'a quiet place ' * (i % 5)}near the river number {i}" for i in range(38)] + ["x", "a river"]
+    reference = SentenceTransformer(locate("all-MiniLM-L6-v2"), device="cpu").encode(texts, convert_to_tensor=True)
     made = SentenceEncoder(batch_size=4, precision=precision)
+    assert (made._bert is not None) == own
+    assert made.encode([]).shape == (0, 384)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
@@ -350,3 +360,23 @@ def test_a_missing_library_is_one_line_that_names_the_extra(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtraError, match=r"sentence-transformers.*guerdon\[similarity\]"):
         SentenceEncoder()
+
+
+def test_a_plain_bert_is_told_from_others() -> None:
+    from sentence_transformers import SentenceTransformer
+
+    def loaded() -> SentenceTransformer:
+        return SentenceTransformer(locate("all-MiniLM-L6-v2"), device="cpu")
+
+    assert reads(loaded())
+    for change in (
+        lambda model: setattr(model[1], "pooling_mode", "cls"),
+        lambda model: setattr(model[1], "include_prompt", False),
+        lambda model: setattr(model[0].auto_model.config, "hidden_act", "relu"),
+        lambda model: setattr(model[0].auto_model.config, "is_decoder", True),
+        lambda model: model.append(torch.nn.Identity()),
+        lambda model: setattr(model[0].auto_model.encoder.layer[3], "__class__", torch.nn.Identity),
+    ):
+        other = loaded()
+        change(other)
+        assert not reads(other)
