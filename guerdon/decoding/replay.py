@@ -29,7 +29,7 @@ from guerdon.decoding.constraints import not_finite
 from guerdon.decoding.outputs import Samples
 from guerdon.models.policy import Policy
 from guerdon.models.precision import InferencePrecision
-from guerdon.models.static import Room, StaticStep, addresses, has_static_step
+from guerdon.models.static import Room, StaticStep, addresses, bytes_of, has_static_step
 from guerdon.models.transformer import Transformer
 
 _KEPT = 4  # recordings of a policy
@@ -49,8 +49,8 @@ def replays(policy: Policy, sources: Padded, choice: Choice) -> bool:
 
 def replay(
     policy: Policy, sources: Padded, copies: int, limits: Tensor, choice: Choice, outputs: Tensor, precision: InferencePrecision
-) -> Samples:
-    """``copies`` outputs of each source.
+) -> Samples | None:
+    """``copies`` outputs of each source; None where that would take more than half of the memory that is left.
 
     Args:
         limits: int64 [sources].
@@ -60,7 +60,7 @@ def replay(
     room = _room(policy, Room(len(sources), copies, sources.ids.shape[1], int(limits.max())))
     with _LOCK:
         recording = _recording(policy, room, choice, precision)
-        return recording.write(sources, limits, outputs, choice)
+        return None if recording is None else recording.write(sources, limits, outputs, choice)
 
 
 def _room(policy: Transformer, needed: Room) -> Room:
@@ -155,17 +155,28 @@ _RECORDINGS: WeakKeyDictionary[nn.Module, OrderedDict[Hashable, Recording]] = We
 _LOCK = threading.RLock()  # a recording has one set of buffers
 
 
-def _recording(policy: Transformer, room: Room, choice: Choice, precision: InferencePrecision) -> Recording:
-    """One that has room enough, the latest at the end; recorded where there is none or the weights have moved."""
+def _recording(policy: Transformer, room: Room, choice: Choice, precision: InferencePrecision) -> Recording | None:
+    """One that has room enough; recorded where there is none or the weights have moved, in place of old ones if need be."""
     known = _RECORDINGS.setdefault(policy, OrderedDict())
     key = (room.sources, room.copies, choice.kind, precision)
     found = known.pop(key, None)
     if found is None or not found.room.holds(room) or found.step.addresses != addresses(policy):
         longest = room if found is None else found.room
         source_length, length = max(room.source_length, longest.source_length), max(room.length, longest.length)
-        del found  # its memory first
-        found = Recording(policy, Room(room.sources, room.copies, source_length, length), choice, precision)
-    known[key] = found
-    while len(known) > _KEPT:
-        known.popitem(last=False)
+        room, found = Room(room.sources, room.copies, source_length, length), None  # an outgrown one goes first
+        while known and (len(known) >= _KEPT or bytes_of(policy, room, precision) > _spare(policy)):
+            known.popitem(last=False)
+        if bytes_of(policy, room, precision) > _spare(policy):
+            return None
+        found = Recording(policy, room, choice, precision)
+    known[key] = found  # the latest at the end
     return found
+
+
+def _spare(policy: Transformer) -> int:
+    """Half of the GPU's memory that nothing holds."""
+    device = policy.embedding.weight.device
+    if device.type != "cuda":
+        return 2**62
+    held, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0] + held - used) // 2

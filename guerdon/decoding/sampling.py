@@ -98,7 +98,9 @@ class _Decode:
     def __call__(self, policy: Policy, share: Tensor) -> Samples:
         sources, rows = self.sources.select(share), rows_of(share, self.copies)
         if self.prefixes is None and replays(policy, sources, self.choice):
-            return replay(policy, sources, self.copies, self.limits[share], self.choice, rows, self.precision)
+            found = replay(policy, sources, self.copies, self.limits[share], self.choice, rows, self.precision)
+            if found is not None:
+                return found
         state, tokens = policy.start(sources, self.copies, self.precision)
         book = Book(policy, self.limits, rows, self.copies)
         return _written(policy, state, tokens, book, self.choice, self.prefixes)

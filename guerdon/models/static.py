@@ -173,6 +173,14 @@ class StaticStep:
         return torch.add(policy.disallowed_bias, self._output(normed))
 
 
+def bytes_of(policy: Transformer, room: Room, precision: InferencePrecision) -> int:
+    """About the memory that a step and what follows it need: caches, copies of weights, some tensors of [r, v]."""
+    rows, size = room.sources * room.copies, 2 if precision == "bfloat16" else 4
+    cached = 2 * len(policy.decoder) * policy.width * (rows * room.length + room.sources * room.source_length)
+    weights = sum(weight.numel() for weight in policy.parameters()) if size == 2 else 0
+    return size * (cached + weights) + 4 * 4 * rows * policy.vocabulary_size
+
+
 def has_static_step(policy: Transformer) -> bool:
     """Whether a step of this policy can be had: for float32 weights, where Triton is there."""
     return (

@@ -137,7 +137,7 @@ class SentenceEncoder:
         if self._bert is not None:
             order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
             parts = [order[first : first + self.batch_size] for first in range(0, len(order), self.batch_size)]
-            found = torch.cat([self._bert.none, *(self._bert(model.preprocess([texts[i] for i in part])) for part in parts])
+            found = torch.cat([self._bert.none, *(self._bert(model.preprocess([texts[i] for i in part])) for part in parts)])
             return found[torch.tensor(order, dtype=torch.int64).argsort()]
         coarse = self.precision == "bfloat16" and not self._packed
         with autocast(torch.device(self.device), "bfloat16" if coarse else "float32"):

@@ -21,7 +21,7 @@ from guerdon.decoding.outputs import Samples
 from guerdon.decoding.replay import replay
 from guerdon.errors import GuerdonError
 from guerdon.models.options import TransformerOptions
-from guerdon.models.static import Room
+from guerdon.models.static import Room, StaticStep, bytes_of
 from guerdon.models.transformer import Transformer
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -49,7 +49,9 @@ def drawn(policy: Transformer, count: int = 3, options: SamplingOptions = Sampli
     sources, limits = request(SOURCES[:count], LIMITS[:count])
     rows = torch.arange(count * copies, device=DEVICE)
     with torch.no_grad():
-        return replay(policy, sources, copies, limits, Draw(options, keys(copies).to(DEVICE)), rows, "float32")
+        found = replay(policy, sources, copies, limits, Draw(options, keys(copies).to(DEVICE)), rows, "float32")
+    assert found is not None
+    return found
 
 
 def keys(copies: int = 2) -> torch.Tensor:
@@ -85,6 +87,7 @@ def test_greedy_outputs_are_those_of_single_steps(monkeypatch: pytest.MonkeyPatc
     sources, limits = request(SOURCES, LIMITS)
     with torch.no_grad():
         found = replay(policy, sources, 1, limits, MostProbable(0), torch.arange(3, device=DEVICE), "float32")
+    assert found is not None
     assert found.without_end() == [list(one.tokens) for one in wanted]
 
 
@@ -106,7 +109,9 @@ def test_copies_in_bfloat16_follow_the_weights() -> None:
     def written(own: Transformer) -> Samples:
         with torch.no_grad():
             rows = torch.arange(6, device=DEVICE)
-            return replay(own, sources, 2, limits, Draw(SamplingOptions(), keys().to(DEVICE)), rows, "bfloat16")
+            found = replay(own, sources, 2, limits, Draw(SamplingOptions(), keys().to(DEVICE)), rows, "bfloat16")
+        assert found is not None
+        return found
 
     before = written(policy)
     with torch.no_grad():
@@ -116,6 +121,31 @@ def test_copies_in_bfloat16_follow_the_weights() -> None:
     after = written(policy)
     assert torch.equal(after.log_prob, written(fresh).log_prob)
     assert after.log_prob.shape != before.log_prob.shape or not torch.equal(after.log_prob, before.log_prob)
+
+
+def test_old_recordings_make_room_and_what_finds_none_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, (sources, limits) = policy_of(), request(SOURCES, LIMITS)
+    step = StaticStep(policy, Room(4, 2, 32, 32), "float32")
+    held = [*step.caches, *step.memory]
+    assert bytes_of(policy, step.room, "float32") >= sum(one.nbytes for one in held)
+    assert bytes_of(policy, step.room, "bfloat16") >= sum(one.nbytes for one in held) / 2
+
+    def recorded(count: int) -> bool:
+        choice, rows = MostProbable(0), torch.arange(count, device=DEVICE)
+        part = sources.select(rows)
+        with torch.no_grad():
+            return replay(policy, part, 1, limits[:count], choice, rows, "float32") is not None
+
+    assert recorded(3)
+    assert recorded(2)
+    assert [key[0] for key in replaying._RECORDINGS[policy]] == [4, 2]
+    monkeypatch.setattr(replaying, "_KEPT", 2)
+    assert recorded(1)
+    assert [key[0] for key in replaying._RECORDINGS[policy]] == [2, 1]
+    monkeypatch.setattr(replaying, "_spare", lambda policy: 10)
+    assert recorded(1)  # is there already
+    assert not recorded(3)
+    assert not replaying._RECORDINGS[policy]
 
 
 def test_a_recording_goes_with_its_policy() -> None:
