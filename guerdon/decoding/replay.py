@@ -28,7 +28,7 @@ from guerdon.decoding.choosing import Choice
 from guerdon.decoding.constraints import not_finite
 from guerdon.decoding.outputs import Samples
 from guerdon.models.policy import Policy
-from guerdon.models.precision import InferencePrecision
+from guerdon.models.precision import InferencePrecision, autocast
 from guerdon.models.static import Room, StaticStep, addresses, bytes_of, has_static_step
 from guerdon.models.transformer import Transformer
 
@@ -102,7 +102,9 @@ class Recording:
     def _advance(self) -> None:
         """One position: into the buffers."""
         step, policy = self.step, self.step.policy
-        chosen, log_prob = self.choice.choose(step(), self.rows, step.position, None)
+        with autocast(self.rows.device, "float32"):  # the caller's own does not reach what is recorded
+            logits = step()
+        chosen, log_prob = self.choice.choose(logits, self.rows, step.position, None)
         at, running = step.position.view(1), step.running
         self.ids.index_copy_(1, at, torch.where(running, chosen, policy.pad_id)[:, None])
         self.log_prob.index_copy_(1, at, torch.where(running, log_prob, 0.0)[:, None])
