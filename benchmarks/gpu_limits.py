@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from figures import device, table
 from scaling import endless
-from torch import Tensor, nn
+from torch import nn
 
 from guerdon.data.batches import BatchOptions
 from guerdon.data.files import write_atomically
@@ -102,16 +102,17 @@ def decoding(policy: Transformer, read: float) -> dict[str, float]:
         return (long - short) / (LONG - SHORT)
 
     with_graphs, without = position("1"), position("0")
-    weights = [weight for weight in policy.decoder.parameters() if weight.ndim == 2] + [policy.output_weight]
-    unread = [layer.cross.project_memory.weight for layer in policy.decoder_layers]  # read where a decode begins
-    count = sum(weight.numel() for weight in weights) - sum(weight.numel() for weight in unread)
-    seen = (SHORT + LONG + 1) / 2 + SOURCE  # positions, in the mean of those that are timed
-    cached = 2 * len(policy.decoder) * policy.width * seen * ROWS
-    bytes_ = 2 * (count + cached)
+    read_once = bytes_of_a_position(policy, (SHORT + LONG + 1) / 2)
     return {
         "ms a position": with_graphs, "without graphs": without, "tokens/s": ROWS / with_graphs * 1e3,
-        "GB a position": bytes_ / 1e9, "share of bandwidth": bytes_ / (with_graphs / 1e3) / read,
+        "GB a position": read_once / 1e9, "share of bandwidth": read_once / (with_graphs / 1e3) / read,
     }  # fmt: skip
+
+
+def bytes_of_a_position(policy: Transformer, written: float) -> float:
+    """What a position of the decode cannot do without, in bfloat16, when each row has written so many."""
+    cached = 2 * len(policy.decoder) * policy.width * (written + SOURCE) * ROWS
+    return 2 * (weights_of(policy)[1] + cached)
 
 
 def training(policy: Transformer, rate: float, max_tokens: int) -> dict[str, float]:
@@ -141,7 +142,7 @@ def training(policy: Transformer, rate: float, max_tokens: int) -> dict[str, flo
         taken.append(time.perf_counter() - began)
         tokens.append(trainee.metrics()["tokens"])
     seconds, written = sum(taken[2:]), sum(tokens[2:])
-    of_sources, of_targets = _weights(policy)
+    of_sources, of_targets = weights_of(policy)
     operations = 6 * (of_sources + of_targets) * written  # sources have the lengths of their targets
     return {
         "target tokens/s": written / seconds, "ms a step": seconds / (STEPS - 2) * 1e3,
@@ -149,18 +150,14 @@ def training(policy: Transformer, rate: float, max_tokens: int) -> dict[str, flo
     }  # fmt: skip
 
 
-def _weights(policy: Transformer) -> tuple[int, int]:
+def weights_of(policy: Transformer) -> tuple[int, int]:
     """Of matrices that source positions are multiplied by, and target positions."""
 
     def of(module: nn.Module) -> int:
         return sum(weight.numel() for weight in module.parameters() if weight.ndim == 2)
 
     memory = sum(of(layer.cross.project_memory) for layer in policy.decoder_layers)
-    return of(policy.encoder) + memory, of(policy.decoder) - memory + _size(policy.output_weight)
-
-
-def _size(weight: Tensor) -> int:
-    return weight.numel()
+    return of(policy.encoder) + memory, of(policy.decoder) - memory + policy.output_weight.numel()
 
 
 def main() -> None:
