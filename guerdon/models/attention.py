@@ -7,7 +7,6 @@ may be attended to, and broadcast to [b, h, q, k].
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +39,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
     """torch's fused attention, but for cuDNN's: it makes a plan for each new shape, which takes tens of milliseconds."""
-    with nullcontext() if query.device.type == "cpu" else sdpa_kernel(_FUSED):
+    if query.device.type == "cpu":
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+    with sdpa_kernel(_FUSED):
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
 
 
