@@ -40,9 +40,7 @@ class IntegerLinear(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
         found = self._onto(self.bias, hidden)
-        if self.activation == "none":
-            return found
-        return found.relu_() if self.activation == "relu" else functional.gelu(found)
+        return activated(found, self.activation)
 
     def added(self, hidden: Tensor, to: Tensor) -> Tensor:
         """``to`` + x Wᵀ + b; for layers without an activation."""
@@ -81,17 +79,22 @@ class SingleIntegerLinear(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """[n, in] to [n, out]."""
         found = torch.add(self.bias, torch._weight_int8pack_mm(hidden.bfloat16(), self.weight, self.scale))
-        if self.activation == "none":
-            return found
-        return found.relu_() if self.activation == "relu" else functional.gelu(found)
+        return activated(found, self.activation)
 
     def added(self, hidden: Tensor, to: Tensor) -> Tensor:
         """``to`` + x Wᵀ + b; for layers without an activation."""
         return torch.add(to, torch._weight_int8pack_mm(hidden.bfloat16(), self.weight, self.scale)).add_(self.bias)
 
 
+def activated(sums: Tensor, name: str) -> Tensor:
+    """The activation of that name, "none", "relu" or "gelu"; may write into ``sums``."""
+    if name == "none":
+        return sums
+    return sums.relu_() if name == "relu" else functional.gelu(sums)
+
+
 def serves_single(weight: Tensor) -> bool:
-    """Whether `SingleIntegerLinear` does, and faster: with 17 inputs, say, torch 2.13 gets its product wrong."""
+    """Whether `SingleIntegerLinear` does, and faster: with 33 inputs, say, torch 2.13 gets its product wrong."""
     return weight.shape[1] % 32 == 0 and weight.numel() <= _LARGE and hasattr(torch, "_weight_int8pack_mm")
 
 

@@ -18,9 +18,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from guerdon.models.integer import IntegerLinear, SingleIntegerLinear, serves_single
+from guerdon.models.integer import IntegerLinear, SingleIntegerLinear, activated, serves_single
 from guerdon.models.precision import InferencePrecision
 
 _ROWS = 512  # that the layout is made for: it serves one row as well, while one made for a single row does not serve many
@@ -85,9 +84,7 @@ class SingleLinear(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """[n, in] to [n, out]."""
         found = torch.addmm(self.bias, hidden, self.turned)
-        if self.activation == "none":
-            return found
-        return found.relu_() if self.activation == "relu" else functional.gelu(found)
+        return activated(found, self.activation)
 
     def added(self, hidden: Tensor, to: Tensor) -> Tensor:
         """``to`` + x Wᵀ + b; for layers without an activation."""
