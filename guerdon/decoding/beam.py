@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from guerdon.data.padded import Padded
+from guerdon.decoding.candidates import Candidates, log_probabilities
 from guerdon.decoding.constraints import (
     block_ngrams,
     check_ngram_block,
@@ -31,8 +32,9 @@ from guerdon.decoding.constraints import (
     inference,
     not_finite,
 )
-from guerdon.decoding.largest import top_candidates
 from guerdon.decoding.outputs import Hypothesis
+from guerdon.decoding.replay import replays
+from guerdon.decoding.replay_beams import Closed, replay_beams
 from guerdon.decoding.shares import decode_shares, shares_of
 from guerdon.errors import ConfigurationError
 from guerdon.models.policy import Policy
@@ -145,6 +147,10 @@ def _share(
     precision: InferencePrecision,
 ) -> list[list[Hypothesis]]:
     """The search of some of the sources."""
+    if prefixes is None and replays(policy, sources, options.ngram_block):
+        closed = replay_beams(policy, sources.select(share), limits[share], options.beam_size, options.enough, precision)
+        if closed is not None:
+            return _of_closed(closed, share.tolist(), options)
     search = _Search(policy, limits, options, prefixes, share)
     state, tokens = policy.start(sources.select(share), options.beam_size, precision)
     while True:
@@ -152,25 +158,8 @@ def _share(
         search.collect(candidates)
         rows, tokens = search.advance(candidates)
         if len(rows) == 0:
-            return search.best()
+            return _best(search.finished, options)
         state = state.select(rows)
-
-
-@dataclass(frozen=True)
-class _Candidates:
-    """The best continuations of each source, best first; every field is [s, c].
-
-    Attributes:
-        log_prob: of the whole hypothesis; -inf where there is no such continuation.
-        parent: which of the source's k hypotheses it continues.
-        token: by which token.
-        ends: True where the token ends it.
-    """
-
-    log_prob: Tensor
-    parent: Tensor
-    token: Tensor
-    ends: Tensor
 
 
 class _Search:
@@ -186,26 +175,14 @@ class _Search:
         self.log_prob = torch.full((len(sources), options.beam_size), -torch.inf, device=limits.device)  # [s, k]
         self.log_prob[:, 0] = 0.0
 
-    def candidates(self, logits: Tensor) -> _Candidates:
+    def candidates(self, logits: Tensor) -> Candidates:
         """The best continuations under logits [s * k, v]."""
-        size, vocabulary = self.options.beam_size, logits.shape[1]
-        scores = self._constrained(self._log_probabilities(logits))
-        bases = self.log_prob.to(scores.dtype)
-        log_prob, columns = top_candidates(scores.view(-1, size, vocabulary), bases, min(2 * size, size * vocabulary))
-        token = columns % vocabulary
-        return _Candidates(log_prob, columns // vocabulary, token, token == self.policy.end_id)
-
-    def _log_probabilities(self, logits: Tensor) -> Tensor:
-        """Log-softmax [s * k, v]; a row of which all logits are -inf is a dead end, and stays -inf."""
-        scores = torch.log_softmax(logits, -1)
-        broken = scores[:, 0].isnan()  # one nan, one inf or nothing but -inf makes the whole row nan
+        scores, broken = log_probabilities(logits)
+        broken &= torch.isfinite(self.log_prob.flatten())
         if bool(broken.any()):
-            dead_end = (logits == -torch.inf).all(-1)
-            row = (broken & ~dead_end & torch.isfinite(self.log_prob.flatten())).nonzero()[:, 0].tolist()
-            if row:
-                raise not_finite(f"source {int(self.searched[row[0] // self.options.beam_size])}, position {self.position}")
-            scores = scores.masked_fill(broken[:, None], -torch.inf)
-        return scores
+            source = int(self.searched[int(broken.nonzero()[0, 0]) // self.options.beam_size])
+            raise not_finite(f"source {source}, position {self.position}")
+        return Candidates.of(self._constrained(scores), self.log_prob, self.policy.end_id)
 
     def _constrained(self, scores: Tensor) -> Tensor:
         """-inf for what repeats an n-gram, and for all but the forced token where there is one."""
@@ -217,11 +194,10 @@ class _Search:
         forced = torch.full_like(scores, -torch.inf).scatter(1, token[:, None], scores.gather(1, token[:, None]))
         return torch.where(mask[:, None], forced, block_ngrams(scores, written, self.options.ngram_block))
 
-    def collect(self, candidates: _Candidates) -> None:
-        """Takes in the candidates that close: among the best k, those that end, and at a source's limit all."""
-        size, length = self.options.beam_size, self.position + 1
-        at_limit = (self.limits[self.searched] == length)[:, None]
-        closing = (candidates.ends | at_limit)[:, :size] & torch.isfinite(candidates.log_prob[:, :size])
+    def collect(self, candidates: Candidates) -> None:
+        """Takes in the candidates that close."""
+        length = self.position + 1
+        closing = candidates.closing(self.limits[self.searched] == length, self.options.beam_size)
         where = closing.nonzero(as_tuple=True)
         written = self.tokens[where[0], candidates.parent[where]].tolist()
         fields = (self.searched[where[0]], candidates.token[where], candidates.log_prob[where], candidates.ends[where])
@@ -229,30 +205,36 @@ class _Search:
             score = self.options.score(log_prob, length)
             self.finished[source].append(Hypothesis((*tokens, *[token] * (not ends)), log_prob, score, ends))
 
-    def advance(self, candidates: _Candidates) -> tuple[Tensor, Tensor]:
+    def advance(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
         """Goes on with the best k candidates that do not end, of the sources that are not done.
 
         Returns:
             The rows of the state to keep and the tokens to feed them, int64 [new s * k] each; empty when all are done.
         """
         size = self.options.beam_size
-        log_prob = candidates.log_prob.masked_fill(candidates.ends, -torch.inf)
-        log_prob, order = (part[:, :size] for part in log_prob.sort(dim=1, descending=True, stable=True))
-        # a dead hypothesis stands in as a copy of the best one, so that the policy is fed sound rows only
-        order = torch.where(torch.isfinite(log_prob), order, order[:, :1])
+        log_prob, parent, token = candidates.going_on(size)
         self.position += 1
         full = torch.tensor([len(self.finished[source]) >= self.options.enough for source in self.searched.tolist()])
         at_limit = self.limits[self.searched] == self.position
         kept = (~full.to(at_limit.device) & ~at_limit & torch.isfinite(log_prob[:, 0])).nonzero()[:, 0]
-        order, self.log_prob, self.searched = order[kept], log_prob[kept], self.searched[kept]
-        parent, token = candidates.parent[kept].gather(1, order), candidates.token[kept].gather(1, order)
+        parent, token, self.log_prob, self.searched = parent[kept], token[kept], log_prob[kept], self.searched[kept]
         written = self.tokens[kept[:, None], parent]
         self.tokens = torch.cat([written, token[..., None]], -1)
         return (kept[:, None] * size + parent).flatten(), token.flatten()
 
-    def best(self) -> list[list[Hypothesis]]:
-        """The hypotheses to return, best first."""
-        for source, found in self.finished.items():
-            if not found:
-                raise not_finite(f"source {source}")
-        return [sorted(found, key=lambda one: -one.score)[: self.options.returned] for found in self.finished.values()]
+
+def _of_closed(closed: list[Closed], sources: list[int], options: BeamOptions) -> list[list[Hypothesis]]:
+    """The hypotheses to return, of all that have closed; ``sources`` are the numbers of those of the batch."""
+    finished: dict[int, list[Hypothesis]] = {source: [] for source in sources}
+    for place, tokens, log_prob, ends in closed:
+        score = options.score(log_prob, len(tokens) + ends)
+        finished[sources[place]].append(Hypothesis(tokens, log_prob, score, ends))
+    return _best(finished, options)
+
+
+def _best(finished: dict[int, list[Hypothesis]], options: BeamOptions) -> list[list[Hypothesis]]:
+    """The hypotheses to return, best first."""
+    for source, found in finished.items():
+        if not found:
+            raise not_finite(f"source {source}")
+    return [sorted(found, key=lambda one: -one.score)[: options.returned] for found in finished.values()]

@@ -31,6 +31,8 @@ def top_candidates(scores: Tensor, bases: Tensor, count: int) -> tuple[Tensor, T
     Returns:
         The sums and their columns, each [s, count]; column row * v + c is score c of a row k.
     """
+    if scores.device.type != "cpu" and scores.dtype == torch.float32:
+        return top_by_keys(scores, bases, count)
     flat, size = scores.flatten(1), scores.shape[2]
     eligible = _eligible(scores, bases, count + 1)
 
@@ -50,6 +52,36 @@ def top_candidates(scores: Tensor, bases: Tensor, count: int) -> tuple[Tensor, T
     columns = columns.sort(1).values
     values, order = sums(columns).sort(dim=1, descending=True, stable=True)
     return values, columns.gather(1, order)
+
+
+def top_by_keys(scores: Tensor, bases: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`top_candidates` of float32 scores without a question whose answer a GPU would have to be waited for.
+
+    No two keys are equal, so that topk leaves nothing open: an int64 holds a number's rank in its upper half and in its lower
+    one how far the column stands from the right. The ``count`` blocks of the largest keys hold all that is sought: each has a
+    column that comes before any outside.
+    """
+    sources, rows, size = scores.shape
+    each = size // BLOCK  # whole blocks of a row
+    blocked = scores[..., : each * BLOCK]
+    if rows * each > count:
+        largest = blocked.unflatten(2, (each, BLOCK)).amax(-1) + bases[..., None]
+        block = _keys(largest.flatten(1)).topk(count).indices
+        held = _columns(block, rows, each, size)
+    else:
+        held = torch.arange(rows * size, device=scores.device).expand(sources, -1)
+    sums = scores.flatten(1).gather(1, held) + bases.gather(1, held // size)
+    place = _keys(sums, held).topk(count).indices
+    return sums.gather(1, place), held.gather(1, place)
+
+
+def _keys(numbers: Tensor, columns: Tensor | None = None) -> Tensor:
+    """int64 that rank as float32 numbers do, equal ones by their columns (default: as they stand), lower ones first."""
+    if columns is None:
+        columns = torch.arange(numbers.shape[1], device=numbers.device)
+    bits = (numbers + 0.0).contiguous().view(torch.int32)  # -0.0 + 0.0 is 0.0
+    ranks = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # of negative numbers, those of larger bits are less
+    return (ranks.long() << 32) + (2**31 - 1 - columns)
 
 
 def _of_blocks(scores: Tensor) -> Tensor:
@@ -72,10 +104,15 @@ def _eligible(scores: Tensor, bases: Tensor, count: int) -> Tensor | None:
         return None
     largest = _of_blocks(scores[..., : each * BLOCK].flatten(0, 1)).view(sources, rows, each) + bases[..., None]
     blocks = largest.flatten(1).topk(count).indices
-    within, row = torch.arange(BLOCK, device=scores.device), torch.arange(rows, device=scores.device)
+    return _columns(blocks, rows, each, size)
+
+
+def _columns(blocks: Tensor, rows: int, each: int, size: int) -> Tensor:
+    """Those of whole blocks (int64 [s, b]; number row * each + place), and those behind the last whole one of every row."""
+    within, row = torch.arange(BLOCK, device=blocks.device), torch.arange(rows, device=blocks.device)
     first = blocks // each * size + blocks % each * BLOCK
-    rest = (row[:, None] * size + torch.arange(each * BLOCK, size, device=scores.device)).flatten()
-    return torch.cat([(first[..., None] + within).flatten(1), rest.expand(sources, -1)], dim=1)
+    rest = (row[:, None] * size + torch.arange(each * BLOCK, size, device=blocks.device)).flatten()
+    return torch.cat([(first[..., None] + within).flatten(1), rest.expand(len(blocks), -1)], dim=1)
 
 
 def _lowest(totals: Tensor, values: Tensor, columns: Tensor) -> Tensor:

@@ -16,17 +16,16 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from typing import TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from guerdon.data.padded import Padded
-from guerdon.decoding.choosing import Choice
-from guerdon.decoding.constraints import not_finite
-from guerdon.decoding.outputs import Samples
 from guerdon.models.policy import Policy
 from guerdon.models.precision import InferencePrecision, autocast
 from guerdon.models.static import Room, StaticStep, addresses, bytes_of, has_static_step
@@ -36,60 +35,47 @@ _KEPT = 4  # recordings of a policy
 _STEP = 32  # by which room for positions, and for more than so many sources, is made
 
 
-def replays(policy: Policy, sources: Padded, choice: Choice) -> bool:
+def replays(policy: Policy, sources: Padded, ngram_block: int) -> bool:
     """Whether the outputs of these sources are written by a recorded step."""
     return (
         sources.ids.device.type == "cuda"
-        and not choice.ngram_block  # looks for repetitions among what is written, of which there is more at each position
+        and not ngram_block  # looks for repetitions among what is written, of which there is more at each position
         and isinstance(policy, Transformer)
         and has_static_step(policy)
         and os.environ.get("GUERDON_GRAPHS", "1") != "0"
     )
 
 
-def replay(
-    policy: Policy, sources: Padded, copies: int, limits: Tensor, choice: Choice, outputs: Tensor, precision: InferencePrecision
-) -> Samples | None:
-    """``copies`` outputs of each source; None where that would take more than half of the memory that is left.
+class Recording(ABC):
+    """The step of a policy for a batch of some size, with what its rows have written.
 
-    Args:
-        limits: int64 [sources].
-        outputs: int64 [r], the number of each row's output among those that ``choice`` knows.
+    Attributes:
+        limits: int64 [s], the most tokens of each source's outputs.
     """
-    assert isinstance(policy, Transformer)
-    room = _room(policy, Room(len(sources), copies, sources.ids.shape[1], int(limits.max())))
-    with _LOCK:
-        recording = _recording(policy, room, choice, precision)
-        return None if recording is None else recording.write(sources, limits, outputs, choice)
 
-
-def _room(policy: Transformer, needed: Room) -> Room:
-    """Rounded up, so that batches of like sizes share a recording."""
-
-    def up(value: int, most: int) -> int:
-        return max(value, min(most, -(-value // _STEP) * _STEP))
-
-    sources = up(needed.sources, 2**62) if needed.sources > _STEP else 1 << (needed.sources - 1).bit_length()
-    return Room(sources, needed.copies, up(needed.source_length, policy.max_source), up(needed.length, policy.max_target))
-
-
-class Recording:
-    """The step of a policy for a batch of some size, with what its rows have written."""
-
-    def __init__(self, policy: Transformer, room: Room, choice: Choice, precision: InferencePrecision) -> None:
+    def __init__(self, policy: Transformer, room: Room, precision: InferencePrecision, shared: bool = False) -> None:
         self.room, self.precision = room, precision
-        self.step = StaticStep(policy, room, precision)
-        rows, device = room.sources * room.copies, self.step.tokens.device
-        self.rows = torch.arange(rows, device=device)
-        self.keys, self.limits, self.lengths = (torch.zeros_like(self.rows) for _ in range(3))
-        self.choice = choice.on(self.keys)
-        self.ids = torch.full((rows, room.length), policy.pad_id, device=device)
-        self.log_prob = torch.zeros(rows, room.length, device=device)
-        self.finished = torch.zeros_like(self.step.running)
+        self.step = StaticStep(policy, room, precision, shared)
+        device = self.step.tokens.device
+        self.rows = torch.arange(room.sources * room.copies, device=device)
+        self.limits = torch.zeros(room.sources, dtype=torch.int64, device=device)
         self.left = torch.zeros((), dtype=torch.int64, pin_memory=device.type == "cuda")
-        self.graph = self._recorded() if device.type == "cuda" else None
+        self.graph: torch.cuda.CUDAGraph | None = None
 
-    def _recorded(self) -> torch.cuda.CUDAGraph:
+    @abstractmethod
+    def advance(self, logits: Tensor) -> None:
+        """One position, whose logits are [r, v]: into the buffers, the step's too."""
+
+    def _advance(self) -> None:
+        with autocast(self.rows.device, "float32"):  # the caller's own does not reach what is recorded
+            logits = self.step()
+        self.advance(logits)
+        self.left.copy_(self.step.running.sum(), non_blocking=True)
+
+    def record(self) -> None:
+        """Once, after the buffers have been made; nothing is recorded on the CPU."""
+        if self.rows.device.type != "cuda":
+            return
         stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # kernels are built the first time
@@ -97,46 +83,18 @@ class Recording:
         torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._advance()
-        return graph
+        self.graph = graph
 
-    def _advance(self) -> None:
-        """One position: into the buffers."""
-        step, policy = self.step, self.step.policy
-        with autocast(self.rows.device, "float32"):  # the caller's own does not reach what is recorded
-            logits = step()
-        chosen, log_prob = self.choice.choose(logits, self.rows, step.position, None)
-        at, running = step.position.view(1), step.running
-        self.ids.index_copy_(1, at, torch.where(running, chosen, policy.pad_id)[:, None])
-        self.log_prob.index_copy_(1, at, torch.where(running, log_prob, 0.0)[:, None])
-        ends = chosen == policy.end_id
-        self.finished |= running & ends
-        self.lengths += running
-        step.position += 1
-        running &= ~ends & (step.position < self.limits)
-        step.tokens.copy_(torch.where(running, chosen, policy.end_id))
-        self.left.copy_(running.sum(), non_blocking=True)
+    def run(self, sources: Padded, limits: Tensor) -> None:
+        """From the first position until no row runs; ``limits`` are int64 [sources]."""
+        count = len(sources)
+        memory = self.step.policy.memory(sources, count * self.room.copies, self.precision)
+        self.limits[:count] = limits
+        self.step.begin(memory, sources.lengths, self.rows < count * self.room.copies)
+        self._replay(int(limits.max()))
 
-    def write(self, sources: Padded, limits: Tensor, outputs: Tensor, choice: Choice) -> Samples:
-        """See `replay`."""
-        count = len(outputs)
-        policy = self.step.policy
-        memory = policy.memory(sources, count, self.precision)
-        self.keys[:count] = choice.keys[outputs] if choice.keys is not None else 0
-        self.limits[:count] = limits.repeat_interleave(self.room.copies)
-        for buffer in (self.log_prob, self.lengths, self.finished):
-            buffer.zero_()
-        self.ids.fill_(policy.pad_id)
-        self.step.begin(memory, sources.lengths, self.rows < count)
-        self._run(int(limits.max()))
-        broken = (~torch.isfinite(self.log_prob[:count])).any(1).nonzero()[:, 0].tolist()
-        if broken:
-            raise not_finite(f"output {int(outputs[broken[0]])}")
-        width = int(self.lengths[:count].max())
-        tokens = Padded(self.ids[:count, :width].clone(), self.lengths[:count].clone())
-        return Samples(tokens, self.finished[:count].clone(), self.log_prob[:count, :width].clone())
-
-    def _run(self, positions: int) -> None:
-        """Until no row runs, which is seen one position later."""
+    def _replay(self, positions: int) -> None:
+        """That no row runs is seen one position later."""
         if self.graph is None:
             for _ in range(positions):
                 self._advance()
@@ -153,14 +111,26 @@ class Recording:
                     return
 
 
+LOCK = threading.RLock()  # a recording has one set of buffers: held from `recording` until what it wrote has been read
 _RECORDINGS: WeakKeyDictionary[nn.Module, OrderedDict[Hashable, Recording]] = WeakKeyDictionary()
-_LOCK = threading.RLock()  # a recording has one set of buffers
+_Kind = TypeVar("_Kind", bound=Recording)
 
 
-def _recording(policy: Transformer, room: Room, choice: Choice, precision: InferencePrecision) -> Recording | None:
-    """One that has room enough; recorded where there is none or the weights have moved, in place of old ones if need be."""
-    known = _RECORDINGS.setdefault(policy, OrderedDict())
-    key = (room.sources, room.copies, choice.kind, precision)
+def recording(
+    policy: Policy, needed: Room, precision: InferencePrecision, kind: Hashable, make: Callable[[Transformer, Room], _Kind]
+) -> _Kind | None:
+    """One with room enough; recorded where there is none or the weights have moved, in place of old ones if need be.
+
+    Args:
+        needed: it is rounded up, so that batches of like sizes share a recording.
+        kind: what tells those that ``make`` makes from others.
+
+    Returns:
+        None where it would take more than half of the memory that is left.
+    """
+    assert isinstance(policy, Transformer)
+    room, known = _room(policy, needed), _RECORDINGS.setdefault(policy, OrderedDict())
+    key = (room.sources, room.copies, kind, precision)
     found = known.pop(key, None)
     if found is None or not found.room.holds(room) or found.step.addresses != addresses(policy):
         longest = room if found is None else found.room
@@ -170,9 +140,18 @@ def _recording(policy: Transformer, room: Room, choice: Choice, precision: Infer
             known.popitem(last=False)
         if bytes_of(policy, room, precision) > _spare(policy):
             return None
-        found = Recording(policy, room, choice, precision)
+        found = make(policy, room)
+        found.record()
     known[key] = found  # the latest at the end
-    return found
+    return cast(_Kind, found)
+
+
+def _room(policy: Transformer, needed: Room) -> Room:
+    def up(value: int, most: int) -> int:
+        return max(value, min(most, -(-value // _STEP) * _STEP))
+
+    sources = up(needed.sources, 2**62) if needed.sources > _STEP else 1 << (needed.sources - 1).bit_length()
+    return Room(sources, needed.copies, up(needed.source_length, policy.max_source), up(needed.length, policy.max_target))
 
 
 def _spare(policy: Transformer) -> int:

@@ -17,7 +17,8 @@ from guerdon.decoding.book import Book
 from guerdon.decoding.choosing import Choice, Draw, MostProbable, SamplingOptions
 from guerdon.decoding.constraints import check_ngram_block, check_request, forced_tokens, full_precision, inference
 from guerdon.decoding.outputs import Hypothesis, Samples
-from guerdon.decoding.replay import replay, replays
+from guerdon.decoding.replay import replays
+from guerdon.decoding.replay_samples import replay_samples
 from guerdon.decoding.shares import decode_shares, joined, rows_of, shares_of
 from guerdon.errors import InputError
 from guerdon.models.policy import Policy
@@ -97,8 +98,8 @@ class _Decode:
 
     def __call__(self, policy: Policy, share: Tensor) -> Samples:
         sources, rows = self.sources.select(share), rows_of(share, self.copies)
-        if self.prefixes is None and replays(policy, sources, self.choice):
-            found = replay(policy, sources, self.copies, self.limits[share], self.choice, rows, self.precision)
+        if self.prefixes is None and replays(policy, sources, self.choice.ngram_block):
+            found = replay_samples(policy, sources, self.copies, self.limits[share], self.choice, rows, self.precision)
             if found is not None:
                 return found
         state, tokens = policy.start(sources, self.copies, self.precision)

@@ -21,9 +21,9 @@ _BLOCK, _WARPS = 16, 1  # positions read at once, and by how many threads (a war
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _attend_kernel(  # type: ignore[no-untyped-def]
-    query, cache, out, running, lengths, position, rotation, copies, row_stride, capacity, half_of_cache, scale,
+    query, cache, out, running, lengths, position, rotation, table, copies, row_stride, capacity, half_of_cache, scale,
     heads: tl.constexpr, width: tl.constexpr, columns: tl.constexpr, block: tl.constexpr,
-    append: tl.constexpr, rotate: tl.constexpr,
+    append: tl.constexpr, rotate: tl.constexpr, shared: tl.constexpr,
 ):  # fmt: skip
     """One row and head."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -60,8 +60,11 @@ def _attend_kernel(  # type: ignore[no-untyped-def]
     length = tl.where(tl.load(running + row), length, 0)
     for begin in range(0, length, block):
         rows = begin + tl.arange(0, block)
-        places = start + rows[:, None] * width + at[None, :]
         counts = (rows < length)[:, None] & inside[None, :]
+        places = start + rows[:, None] * width + at[None, :]
+        if shared:  # each position lies where the row of that time wrote it
+            lanes = tl.load(table + row * capacity + rows, mask=rows < length, other=0).to(tl.int64)
+            places = cache + ((lanes * heads + head) * capacity + rows)[:, None] * width + at[None, :]
         keys = tl.load(places, mask=counts, other=0.0).to(tl.float32)
         values = tl.load(places + half_of_cache, mask=counts, other=0.0).to(tl.float32)
         scores = tl.where(rows < length, tl.sum(keys * asked[None, :], 1), float("-inf"))
@@ -89,7 +92,9 @@ def _add_norm_kernel(  # type: ignore[no-untyped-def]
     tl.store(out + row * width + at, scaled.to(out.dtype.element_ty), mask=inside)
 
 
-def attend_own(joined: Tensor, cache: Tensor, position: Tensor, running: Tensor, rotation: Tensor | None) -> Tensor:
+def attend_own(
+    joined: Tensor, cache: Tensor, position: Tensor, running: Tensor, rotation: Tensor | None, table: Tensor | None = None
+) -> Tensor:
     """Adds one position to the cache and attends to all so far: [r, m], of the kind of ``joined``.
 
     Args:
@@ -98,8 +103,9 @@ def attend_own(joined: Tensor, cache: Tensor, position: Tensor, running: Tensor,
         position: int64 scalar, how many positions have been written.
         running: bool [r]; what other rows get has no meaning, but is finite.
         rotation: float32 [positions, 2, d / 2] (`guerdon.models.attention.rotations`), or None.
+        table: int32 [r, t], in which row of the cache each position of a row's past lies; None: in its own.
     """
-    return _attend(joined, cache, running, position, position, rotation, 1, True)
+    return _attend(joined, cache, running, position, position, rotation, table, 1, True)
 
 
 def attend_source(query: Tensor, memory: Tensor, lengths: Tensor, running: Tensor, copies: int) -> Tensor:
@@ -110,20 +116,21 @@ def attend_source(query: Tensor, memory: Tensor, lengths: Tensor, running: Tenso
         lengths: int64 [s], how many positions each source has.
         running: bool [r]; other rows get zeros.
     """
-    return _attend(query, memory, running, lengths, lengths, None, copies, False)
+    return _attend(query, memory, running, lengths, lengths, None, None, copies, False)
 
 
 def _attend(
-    query: Tensor, cache: Tensor, running: Tensor, lengths: Tensor, position: Tensor, rotation: Tensor | None, copies: int,
-    append: bool,
+    query: Tensor, cache: Tensor, running: Tensor, lengths: Tensor, position: Tensor, rotation: Tensor | None,
+    table: Tensor | None, copies: int, append: bool,
 ) -> Tensor:  # fmt: skip
     _, _, heads, capacity, width = cache.shape
     out = query.new_empty(len(query), heads * width)
     launch: Any = _attend_kernel[(len(query), heads)]
     launch(
-        query, cache, out, running, lengths, position, query if rotation is None else rotation, copies, query.stride(0),
-        capacity, cache.stride(0), width**-0.5, heads=heads, width=width, columns=triton.next_power_of_2(max(2, width)),
-        block=_BLOCK, append=append, rotate=rotation is not None, num_warps=_WARPS,
+        query, cache, out, running, lengths, position, query if rotation is None else rotation,
+        query if table is None else table, copies, query.stride(0), capacity, cache.stride(0), width**-0.5,
+        heads=heads, width=width, columns=triton.next_power_of_2(max(2, width)), block=_BLOCK, append=append,
+        rotate=rotation is not None, shared=table is not None, num_warps=_WARPS,
     )  # fmt: skip
     return out
 

@@ -80,9 +80,13 @@ class StaticStep:
         running: bool [r]; the logits of other rows have no meaning.
         lengths: int64 [s], of the sources.
         memory: keys and values of the sources per layer, each [2, s, h, n, d].
+        table: int32 [r, t], in which row of the caches each position of a row's past lies; None: in its own.
+
+    Args:
+        shared: rows take over what others have read (`follow`).
     """
 
-    def __init__(self, policy: Transformer, room: Room, precision: InferencePrecision) -> None:
+    def __init__(self, policy: Transformer, room: Room, precision: InferencePrecision, shared: bool = False) -> None:
         options, like = policy.options, policy.embedding.weight
         self._policy, self.room, self.after = weakref.ref(policy), room, options.norm == "post"
         self.kind = torch.bfloat16 if precision == "bfloat16" else like.dtype
@@ -96,6 +100,8 @@ class StaticStep:
         self.position = torch.zeros((), dtype=torch.int64, device=like.device)
         self.running = torch.zeros(rows, dtype=torch.bool, device=like.device)
         self.lengths = torch.zeros(room.sources, dtype=torch.int64, device=like.device)
+        self._rows = torch.arange(rows, dtype=torch.int32, device=like.device)
+        self.table = self._rows[:, None].repeat(1, room.length) if shared else None
         self.rotation = policy.get_buffer("rotation") if options.positions == "rotary" else None
         self._output = _Product(self._own(policy.output_weight), None)
         self._layers = self._all_layers(policy)
@@ -155,6 +161,12 @@ class StaticStep:
         self.position.zero_()
         self.running.copy_(rows)
 
+    def follow(self, rows: Tensor) -> None:
+        """Each row goes on from what one of ``rows`` (int64 [r]) has read, this position included."""
+        assert self.table is not None
+        self.table.index_copy_(1, self.position.view(1), self._rows[:, None])
+        self.table.copy_(self.table[rows])
+
     def __call__(self) -> Tensor:
         """float32 [r, v]; the position stays as it is."""
         from guerdon.models.kernels import add_norm, attend_own, attend_source
@@ -164,7 +176,7 @@ class StaticStep:
         first = policy.decoder_layers[0].around_attention.norm
         normed = (hidden if after else first(hidden)).to(kind)
         for layer, cache, memory in zip(self._layers, self.caches, self.memory, strict=True):
-            mixed = attend_own(layer.own_in(normed), cache, self.position, self.running, self.rotation)
+            mixed = attend_own(layer.own_in(normed), cache, self.position, self.running, self.rotation, self.table)
             normed = add_norm(hidden, layer.own_out(mixed), layer.norms[0], after, kind)
             mixed = attend_source(layer.query(normed), memory, self.lengths, self.running, self.room.copies)
             normed = add_norm(hidden, layer.source_out(mixed), layer.norms[1], after, kind)

@@ -12,33 +12,23 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
+from helpers.ending_policy import DEVICE, policy_of
+
 from guerdon.data.draws import row_keys
 from guerdon.data.padded import Padded
 from guerdon.decoding import SamplingOptions, greedy, sample
 from guerdon.decoding import replay as replaying
 from guerdon.decoding.choosing import Draw, MostProbable
 from guerdon.decoding.outputs import Samples
-from guerdon.decoding.replay import replay
+from guerdon.decoding.replay_samples import replay_samples
 from guerdon.errors import GuerdonError
 from guerdon.models.options import TransformerOptions
 from guerdon.models.static import Room, StaticStep, bytes_of
 from guerdon.models.transformer import Transformer
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SOURCES = [[5, 6, 7], [8] * 9, [9, 10]]
 LIMITS = [6, 4, 5]
 ON_GPU = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
-
-
-def policy_of(**options: object) -> Transformer:
-    """A small one whose outputs end here and there."""
-    torch.manual_seed(3)
-    sizes = {"width": 12, "heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feed_forward": 16}
-    policy = Transformer(TransformerOptions(20, **sizes, max_source=40, max_target=40, **options)).eval()  # type: ignore[arg-type]
-    with torch.no_grad():
-        for weight in policy.parameters():
-            weight.copy_(weight * 1.5 if weight.ndim > 1 else weight + 0.1 * torch.randn_like(weight))
-    return policy.to(DEVICE)
 
 
 def request(sources: list[list[int]], limits: list[int]) -> tuple[Padded, torch.Tensor]:
@@ -49,7 +39,7 @@ def drawn(policy: Transformer, count: int = 3, options: SamplingOptions = Sampli
     sources, limits = request(SOURCES[:count], LIMITS[:count])
     rows = torch.arange(count * copies, device=DEVICE)
     with torch.no_grad():
-        found = replay(policy, sources, copies, limits, Draw(options, keys(copies).to(DEVICE)), rows, "float32")
+        found = replay_samples(policy, sources, copies, limits, Draw(options, keys(copies).to(DEVICE)), rows, "float32")
     assert found is not None
     return found
 
@@ -86,7 +76,7 @@ def test_greedy_outputs_are_those_of_single_steps(monkeypatch: pytest.MonkeyPatc
     wanted = greedy(policy, *request(SOURCES, LIMITS))
     sources, limits = request(SOURCES, LIMITS)
     with torch.no_grad():
-        found = replay(policy, sources, 1, limits, MostProbable(0), torch.arange(3, device=DEVICE), "float32")
+        found = replay_samples(policy, sources, 1, limits, MostProbable(0), torch.arange(3, device=DEVICE), "float32")
     assert found is not None
     assert found.without_end() == [list(one.tokens) for one in wanted]
 
@@ -109,7 +99,7 @@ def test_copies_in_bfloat16_follow_the_weights() -> None:
     def written(own: Transformer) -> Samples:
         with torch.no_grad():
             rows = torch.arange(6, device=DEVICE)
-            found = replay(own, sources, 2, limits, Draw(SamplingOptions(), keys().to(DEVICE)), rows, "bfloat16")
+            found = replay_samples(own, sources, 2, limits, Draw(SamplingOptions(), keys().to(DEVICE)), rows, "bfloat16")
         assert found is not None
         return found
 
@@ -134,7 +124,7 @@ def test_old_recordings_make_room_and_what_finds_none_is_not_recorded(monkeypatc
         choice, rows = MostProbable(0), torch.arange(count, device=DEVICE)
         part = sources.select(rows)
         with torch.no_grad():
-            return replay(policy, part, 1, limits[:count], choice, rows, "float32") is not None
+            return replay_samples(policy, part, 1, limits[:count], choice, rows, "float32") is not None
 
     assert recorded(3)
     assert recorded(2)

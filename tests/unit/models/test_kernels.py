@@ -53,6 +53,33 @@ def test_own_attention_reads_what_has_been_written(width: int, rotated: bool) ->
                 assert torch.allclose(found[row].double(), attended(query[row], *past), atol=1e-5)
 
 
+@pytest.mark.parametrize("rotated", [False, True])
+def test_own_attention_reads_the_past_where_the_table_says(rotated: bool) -> None:
+    """Rows take over each other's pasts at random, as hypotheses do; each must read what its own ancestors wrote."""
+    torch.manual_seed(4)
+    width, rows = 6, torch.arange(ROWS, dtype=torch.int32, device=DEVICE)
+    rotation = rotations(CAPACITY, width).to(DEVICE) if rotated else None
+    cache = torch.full((2, ROWS, HEADS, CAPACITY, width), torch.nan, device=DEVICE)
+    running = torch.ones(ROWS, dtype=torch.bool, device=DEVICE)
+    table = torch.full((ROWS, CAPACITY), ROWS - 1, dtype=torch.int32, device=DEVICE)
+    pasts: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in range(ROWS)]
+    for position in range(20):
+        joined = torch.randn(ROWS, 3 * HEADS * width, device=DEVICE)
+        found = kernels.attend_own(joined, cache, torch.tensor(position, device=DEVICE), running, rotation, table)
+        query, key, value = joined.view(ROWS, 3, HEADS, width).unbind(1)
+        if rotation is not None:
+            at = rotation[position : position + 1]
+            query, key = rotate(query[:, :, None], at)[:, :, 0], rotate(key[:, :, None], at)[:, :, 0]
+        for row, (keys, values) in enumerate(pasts):
+            pasts[row] = ([*keys, key[row]], [*values, value[row]])
+            wanted = attended(query[row], *(torch.stack(one, 1) for one in pasts[row]))
+            assert torch.allclose(found[row].double(), wanted, atol=1e-5)
+        parents = torch.randint(0, ROWS, (ROWS,)).tolist()
+        pasts = [pasts[parent] for parent in parents]
+        table[:, position] = rows
+        table = table[parents]
+
+
 @pytest.mark.parametrize(("scale", "tolerance"), [(1.0, 1e-5), (1000.0, 1e-2)])
 def test_attention_to_a_source_ends_where_the_source_does(scale: float, tolerance: float) -> None:
     """With large scores too, whose exponentials overflow unless the largest so far is taken off."""
@@ -93,9 +120,9 @@ from triton.compiler import ASTSource
 
 from guerdon.models import kernels
 
-kinds = {"running": "*i1", "lengths": "*i64", "position": "*i64", "rotation": "*fp32", "copies": "i32", "row_stride": "i32",
-         "capacity": "i32", "half_of_cache": "i64", "scale": "fp32", "width": "i32", "eps": "fp32", "weight": "*fp32",
-         "bias": "*fp32", "hidden": "*fp32", "addend": "*bf16"}
+kinds = {"running": "*i1", "lengths": "*i64", "position": "*i64", "table": "*i32", "rotation": "*fp32", "copies": "i32",
+         "row_stride": "i32", "capacity": "i32", "half_of_cache": "i64", "scale": "fp32", "width": "i32", "eps": "fp32",
+         "weight": "*fp32", "bias": "*fp32", "hidden": "*fp32", "addend": "*bf16"}
 
 
 def built(kernel, kind, **constants):
@@ -106,8 +133,9 @@ def built(kernel, kind, **constants):
 
 
 for kind in ("bf16", "fp32"):
-    for append, rotate in ((True, True), (True, False), (False, False)):
-        assert built(kernels._attend_kernel, kind, heads=4, width=20, columns=32, block=16, append=append, rotate=rotate)
+    sizes = dict(heads=4, width=20, columns=32, block=16)
+    for append, rotate, shared in ((True, True, False), (True, False, True), (True, True, True), (False, False, False)):
+        assert built(kernels._attend_kernel, kind, **sizes, append=append, rotate=rotate, shared=shared)
     assert built(kernels._add_norm_kernel, kind, block=64, after=True)
 print("built")
 """

@@ -1,0 +1,130 @@
+"""Beam search by a recorded step.
+
+The GPU chooses what each source goes on with, and keeps of every position what closed there and from which hypothesis each
+of the next came; what the finished hypotheses are is read from that afterwards. Caches are not reordered: a table says where
+the past of a hypothesis lies (as in `guerdon.models.lanes`).
+
+Axes: s sources, k beam size, t positions; row = s * k + beam.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from guerdon.data.padded import Padded
+from guerdon.decoding.candidates import Candidates, log_probabilities
+from guerdon.decoding.constraints import not_finite
+from guerdon.decoding.replay import LOCK, Recording, recording
+from guerdon.models.policy import Policy
+from guerdon.models.precision import InferencePrecision
+from guerdon.models.static import Room
+from guerdon.models.transformer import Transformer
+
+
+class Closed(NamedTuple):
+    """A hypothesis that closed: its source's place in the batch, its tokens, the end token not among them."""
+
+    source: int
+    tokens: tuple[int, ...]
+    log_prob: float
+    ends: bool
+
+
+def replay_beams(
+    policy: Policy, sources: Padded, limits: Tensor, size: int, enough: int, precision: InferencePrecision
+) -> list[Closed] | None:
+    """What closes in the search of each source, in the order in which it does; None where memory is lacking.
+
+    Args:
+        limits: int64 [sources].
+        size: of the beam.
+        enough: how many finished hypotheses end the search of a source.
+
+    Raises:
+        GuerdonError: where the policy's logits are not finite.
+    """
+
+    def make(owner: Transformer, room: Room) -> _Beams:
+        return _Beams(owner, room, precision, enough)
+
+    room = Room(len(sources), size, sources.ids.shape[1], int(limits.max()))
+    with LOCK:
+        found = recording(policy, room, precision, ("beam", enough), make)
+        return None if found is None else found.search(sources, limits)
+
+
+class _Beams(Recording):
+    """The hypotheses of all sources, and of every position what happened there.
+
+    Attributes:
+        log_prob: float32 [s, k], of the hypotheses that go on; -inf of dead ones.
+        found: int64 [s], how many have closed.
+        broken: int64 [r], the first position at which a row's logits were not finite, or the room's length.
+        closed: float32 [t, s, k], the log-probability of what closes, else -inf; `parents` and `tokens` are its.
+        origins: int64 [t, s, k], the parent of what goes on; `written` its token.
+    """
+
+    def __init__(self, policy: Transformer, room: Room, precision: InferencePrecision, enough: int) -> None:
+        super().__init__(policy, room, precision, shared=True)
+        self.enough, device = enough, self.rows.device
+        self.log_prob = torch.zeros(room.sources, room.copies, device=device)
+        self.found, self.broken = torch.zeros_like(self.limits), torch.zeros_like(self.rows)
+        self.closed = torch.zeros(room.length, room.sources, room.copies, device=device)
+        self.parents, self.tokens, self.origins, self.written = (
+            torch.zeros_like(self.closed, dtype=torch.int64) for _ in range(4)
+        )
+
+    def advance(self, logits: Tensor) -> None:
+        """See `Recording`."""
+        step, size, end_id = self.step, self.room.copies, self.step.policy.end_id
+        at, running = step.position.view(1), step.running.view(-1, size)[:, 0].clone()
+        scores, broken = log_probabilities(logits)
+        broken &= step.running & torch.isfinite(self.log_prob.flatten())
+        self.broken.copy_(torch.where(broken, self.broken.minimum(step.position), self.broken))
+        candidates = Candidates.of(scores, self.log_prob, end_id)
+        at_limit = self.limits == step.position + 1
+        closing = candidates.closing(at_limit, size) & running[:, None]
+        self.found += closing.sum(1)
+        log_prob, parent, token = candidates.going_on(size)
+        self.closed.index_copy_(0, at, torch.where(closing, candidates.log_prob[:, :size], -torch.inf)[None])
+        self.parents.index_copy_(0, at, candidates.parent[None, :, :size])
+        self.tokens.index_copy_(0, at, candidates.token[None, :, :size])
+        self.origins.index_copy_(0, at, parent[None])
+        self.written.index_copy_(0, at, token[None])
+        running &= (self.found < self.enough) & ~at_limit & torch.isfinite(log_prob[:, 0])
+        self.log_prob.copy_(log_prob)
+        step.follow((self.rows.view(-1, size)[:, :1] + parent).flatten())
+        step.position += 1
+        step.running.copy_(running[:, None].expand(-1, size).flatten())
+        step.tokens.copy_(torch.where(running[:, None], token, end_id).flatten())
+
+    def search(self, sources: Padded, limits: Tensor) -> list[Closed]:
+        """See `replay_beams`."""
+        self.log_prob.fill_(-torch.inf)[:, 0] = 0.0  # one empty hypothesis a source: the others would be copies of it
+        self.found.zero_()
+        self.broken.fill_(self.room.length)
+        self.run(sources, limits)
+        broken = self.broken[: len(sources) * self.room.copies]
+        position, row = (int(one) for one in broken.min(0))
+        if position < self.room.length:
+            raise not_finite(f"source {row // self.room.copies}, position {position}")
+        return self._traced(len(sources), int(self.step.position))
+
+    def _traced(self, count: int, positions: int) -> list[Closed]:
+        """What closed, followed back to its first token."""
+        end_id, every = self.step.policy.end_id, (self.closed, self.parents, self.tokens, self.origins, self.written)
+        closed, parents, tokens, origins, written = (one[:positions, :count].cpu() for one in every)
+        at, source, rank = (closed > -torch.inf).nonzero(as_tuple=True)  # by position, source and rank
+        lane, before = parents[at, source, rank], tokens.new_zeros(len(at), positions)
+        for position in range(positions - 2, -1, -1):
+            inside = position < at
+            before[:, position] = written[position, source, lane]
+            lane = torch.where(inside, origins[position, source, lane], lane)
+        fields = (source, at, tokens[at, source, rank], closed[at, source, rank], before)
+        return [
+            Closed(source, tuple(past[:length]) if last == end_id else (*past[:length], last), log_prob, last == end_id)
+            for source, length, last, log_prob, past in zip(*(field.tolist() for field in fields), strict=True)
+        ]

@@ -1,0 +1,107 @@
+"""Beam search by a recorded step finds what single steps find. Without a GPU nothing is recorded; kernels are interpreted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from helpers.ending_policy import DEVICE, policy_of
+
+from guerdon.data.padded import Padded
+from guerdon.decoding import BeamOptions, beam_search
+from guerdon.decoding import beam as module
+from guerdon.decoding import replay as replaying
+from guerdon.decoding.outputs import Hypothesis
+from guerdon.errors import GuerdonError
+from guerdon.models.options import TransformerOptions
+from guerdon.models.transformer import Transformer
+
+ON_GPU = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+SOURCES = Padded.from_lists([[5, 6, 7], [8] * 9, [9, 10]], 0, DEVICE)
+LIMITS = torch.tensor([8, 3, 6])
+
+
+@pytest.fixture
+def replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, wherever this is."""
+    monkeypatch.setattr(module, "replays", lambda policy, sources, ngram_block: not ngram_block)
+
+
+def searched(policy: Transformer, options: BeamOptions, limits: torch.Tensor = LIMITS) -> list[list[Hypothesis]]:
+    return beam_search(policy, SOURCES, limits, options)
+
+
+def same(found: list[list[Hypothesis]], wanted: list[list[Hypothesis]]) -> None:
+    for own, other in zip(found, wanted, strict=True):
+        assert [(one.tokens, one.finished) for one in own] == [(one.tokens, one.finished) for one in other]
+        assert [one.log_prob for one in own] == pytest.approx([one.log_prob for one in other], abs=1e-4)
+        assert [one.score for one in own] == pytest.approx([one.score for one in other], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        BeamOptions(3, returned=3),
+        BeamOptions(2, returned=2, patience=2.0, length_normalisation="gnmt", length_penalty=0.6),
+        BeamOptions(4, returned=2, patience=0.5, length_penalty=0.0),
+        BeamOptions(1),
+    ],
+)
+@pytest.mark.parametrize("positions", ["rotary", "sinusoidal"])
+def test_what_is_found_is_what_single_steps_find(
+    options: BeamOptions, positions: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = policy_of(positions=positions)
+    monkeypatch.setenv("GUERDON_GRAPHS", "0")
+    wanted = searched(policy, options)
+    assert policy not in replaying._RECORDINGS
+    request.getfixturevalue("replayed")
+    same(searched(policy, options), wanted)
+    assert policy in replaying._RECORDINGS
+    same(searched(policy, options), wanted)  # from buffers that have been written to
+    assert len({len(one[0].tokens) for one in wanted}) > 1
+
+
+def test_what_is_not_finite_is_reported_as_single_steps_do(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = policy_of(positions="learned")
+    with torch.no_grad():
+        policy.target_positions.weight[3] = torch.nan
+    messages = []
+    for name in (None, "replayed"):
+        if name:
+            request.getfixturevalue(name)
+        else:
+            monkeypatch.setenv("GUERDON_GRAPHS", "0")
+        with pytest.raises(GuerdonError, match="nan, inf") as raised:
+            searched(policy, BeamOptions(2))
+        messages.append(str(raised.value))
+    assert messages[0] == messages[1]
+    assert "position 3" in messages[0]
+
+
+@ON_GPU
+@pytest.mark.parametrize("size", [1, 4, 7])
+@pytest.mark.parametrize("positions", ["rotary", "sinusoidal"])
+def test_a_gpu_replays_what_single_steps_find(size: int, positions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(5)
+    policy = Transformer(TransformerOptions(3000, 128, 4, 2, 3, 256, positions=positions)).to(DEVICE)  # type: ignore[arg-type]
+    with torch.no_grad():
+        policy.embedding.weight[policy.end_id] *= 3.0
+    rows = [[5 + (7 * i + j) % 2000 for j in range(1 + i % 23)] for i in range(70)]
+    sources, limits = Padded.from_lists(rows, 0, DEVICE), torch.arange(20, 90)
+    monkeypatch.setenv("GUERDON_GRAPHS", "0")
+    wanted = beam_search(policy, sources, limits, BeamOptions(size, returned=size))
+    assert policy not in replaying._RECORDINGS
+    monkeypatch.setenv("GUERDON_GRAPHS", "1")
+    found = beam_search(policy, sources, limits, BeamOptions(size, returned=size))
+    assert policy in replaying._RECORDINGS
+    equal = [own[0].tokens == other[0].tokens for own, other in zip(found, wanted, strict=True)]
+    assert sum(equal) >= 0.95 * len(equal)  # totals may fall between the roundings of two sums
+    for own, other, alike in zip(found, wanted, equal, strict=True):
+        assert not alike or own[0].log_prob == pytest.approx(other[0].log_prob, abs=1e-2)
+    again = beam_search(policy, sources, limits, BeamOptions(size, returned=size))
+    assert again == found
