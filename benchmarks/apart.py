@@ -26,7 +26,7 @@ class Apart:
         before = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = str(threads)
         try:
-            self._process = context.Process(target=_serve, args=(there, make, arguments, threads))
+            self._process = context.Process(target=_serve, args=(there, make, arguments, threads), daemon=True)
             self._process.start()
         finally:
             _restore("OMP_NUM_THREADS", before)

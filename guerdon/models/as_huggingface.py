@@ -111,7 +111,7 @@ def _weights(policy: Transformer) -> dict[str, Tensor]:
         "model.encoder.embed_tokens.weight": source,
         "model.decoder.embed_tokens.weight": source if tied else policy.target_embedding.weight[:, columns],
         "lm_head.weight": source if tied else policy.output.weight[:, columns],
-        "final_logits_bias": torch.zeros(1, options.vocabulary_size).masked_fill(~policy.allowed, IMPOSSIBLE),
+        "final_logits_bias": torch.zeros(1, options.vocabulary_size).masked_fill(~policy.allowed.cpu(), IMPOSSIBLE),
     }
     for side in ("encoder", "decoder"):
         for number, layer in enumerate(getattr(policy, side)):
