@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
+import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from multiprocessing.connection import Connection
@@ -68,7 +70,9 @@ def in_turn(names: Collection[str], repetitions: int, ask: Callable[[str, int], 
     found: dict[str, list[_Found]] = {name: [] for name in names}
     for repetition in range(repetitions):
         for name in names:
+            began = time.perf_counter()
             found[name].append(ask(name, repetition))
+            print(f"{repetition + 1}/{repetitions} {name}: {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
     return found
 
 
