@@ -6,6 +6,8 @@ its turns it sleeps. What a method raises is raised here.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import multiprocessing
 import os
 import sys
@@ -89,6 +91,14 @@ def _restore(name: str, value: str | None) -> None:
         os.environ[name] = value
 
 
+def _give_back_memory() -> None:
+    """Engines of large models need what the others are not using."""
+    gc.collect()
+    give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if give_back is not None:
+        give_back(0)
+
+
 def _serve(calls: Connection, make: Callable[..., Any], arguments: tuple[Any, ...], threads: int) -> None:
     import torch
 
@@ -105,6 +115,7 @@ def _serve(calls: Connection, make: Callable[..., Any], arguments: tuple[Any, ..
         except Exception:
             answer = (None, traceback.format_exc())
         calls.send(answer)
+        _give_back_memory()
         try:
             method, arguments = calls.recv()
         except EOFError:  # the owner has what it wanted

@@ -54,7 +54,7 @@ def softmax(scores: Tensor) -> Tensor:
 
 
 def attend_next(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As `attend`, for the few queries [b, h, q, d] of a decode's next position.
+    """As `attend`, without gradients in mind: for the few queries [b, h, q, d] of a decode's next position, or short texts.
 
     ``bias`` is added to the scores, [b, 1, q or 1, k]: 0 where a key may be attended to, else -inf.
     """

@@ -1,14 +1,14 @@
-"""The forward pass of a BERT that makes sentence vectors, without padding: for `guerdon.rewards.encoders.SentenceEncoder`.
+"""The forward pass of a BERT that makes sentence vectors: for `guerdon.rewards.encoders.SentenceEncoder`.
 
-Linear layers, norms and activations see the tokens of all texts as rows of one matrix; attention sees the texts of one length
-at a time, so that no mask is needed. Queries, keys and values are one product, which rounds its input once.
+Linear layers, norms and activations see the tokens of all texts as rows of one matrix; only attention sees padding. Queries,
+keys and values are one product, which rounds its input once.
 
-Axes: n tokens of all texts, b texts of one length, t that length, h heads, d width of a head, m of the model.
+Axes: n tokens of all texts, b texts, t the length of the longest, h heads, d width of a head, m of the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from guerdon.models.attention import attend, merge_heads, split_heads
+from guerdon.models.attention import as_bias, attend_next, merge_heads
 from guerdon.models.integer import IntegerLinear
 from guerdon.models.packed import PackedLinear, many_rows
 from guerdon.models.precision import InferencePrecision
 
 _Linear = PackedLinear | IntegerLinear
+_BLOCK = 2**25 - 2**16  # bytes: the largest that glibc learns from is of 32 MB
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class SentenceBert:
     """
 
     def __init__(self, loaded: Any, precision: InferencePrecision) -> None:
+        _keep_freed_memory()
         bert = loaded[0].auto_model
         self.heads, self.unit = bert.config.num_attention_heads, len(loaded) == 3
         embeddings = bert.embeddings
@@ -57,33 +59,36 @@ class SentenceBert:
     def __call__(self, features: Mapping[str, Any]) -> Tensor:
         """float32 [texts, m], of what the model's own ``preprocess`` gives: ids and a mask, both [texts, longest]."""
         ids, lengths = features["input_ids"], features["attention_mask"].sum(1)
-        order = torch.argsort(lengths, stable=True)
-        ids, lengths = ids[order], lengths[order]
-        within = torch.arange(ids.shape[1]) < lengths[:, None]
-        place = within.nonzero()[:, 1]
-        hidden = self.norm(self.words[ids[within]] + self.positions[place] + self.type)
-        spans = list(_spans(lengths.tolist()))
+        shape = ids.shape
+        within = torch.arange(shape[1]) < lengths[:, None]
+        places = within.flatten().nonzero()[:, 0]
+        hidden = self.norm(self.words[ids[within]] + self.positions[places % shape[1]] + self.type)
+        bias = as_bias(within[:, None, None], hidden)
+        padded = hidden.new_zeros(ids.numel(), 3 * hidden.shape[1])  # what is behind a text stays 0
         for layer in self.layers:
-            joined, mixed = layer.joined(hidden), torch.empty_like(hidden)
-            for first, last, length in spans:
-                parts = joined[first:last].view(-1, length, joined.shape[1]).chunk(3, dim=-1)
-                query, key, value = (split_heads(part, self.heads) for part in parts)
-                mixed[first:last] = merge_heads(attend(query, key, value)).view(last - first, -1)
+            padded.index_copy_(0, places, layer.joined(hidden))
+            mixed = self._attended(padded.view(*shape, -1), bias).index_select(0, places)
             hidden = layer.after_attention(layer.mixed.added(mixed, hidden))
             hidden = layer.after_feed_forward(layer.outer.added(layer.inner(hidden), hidden))
-        means = torch.cat([hidden[first:last].view(-1, length, hidden.shape[1]).mean(1) for first, last, length in spans])
-        vectors = torch.empty_like(means).index_copy_(0, order, means)
-        return functional.normalize(vectors, dim=1) if self.unit else vectors
+        spread = hidden.new_zeros(ids.numel(), hidden.shape[1]).index_copy_(0, places, hidden)
+        means = spread.view(*shape, -1).sum(1) / lengths[:, None]
+        return functional.normalize(means, dim=1) if self.unit else means
+
+    def _attended(self, joined: Tensor, bias: Tensor) -> Tensor:
+        """[b * t, m], of queries, keys and values [b, t, 3m] and what is added to the scores, [b, 1, 1, t]."""
+        parts = joined.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
+        query, key, value = parts
+        return merge_heads(attend_next(query, key, value, bias)).flatten(0, 1)
 
 
-def _spans(lengths: list[int]) -> Iterator[tuple[int, int, int]]:
-    """The first token, the one behind the last, and the length of the texts, for each run of texts of one length."""
-    first, texts = 0, 0
-    for place, length in enumerate(lengths):
-        texts += 1
-        if place + 1 == len(lengths) or lengths[place + 1] != length:
-            yield first, first + texts * length, length
-            first, texts = first + texts * length, 0
+def _keep_freed_memory() -> None:
+    """Has glibc keep some freed memory (up to 64 MB, and as much for each thread) instead of giving it back at once.
+
+    It sets out to give back all but 128 KB, and keeps twice the largest block below 32 MB that it has seen freed (mallopt(3),
+    M_MMAP_THRESHOLD). What trains has freed such blocks; a process that does nothing but score has not, and gets a pass's
+    tensors anew from the system, page by page, for a third of the time.
+    """
+    torch.empty(_BLOCK, dtype=torch.uint8)
 
 
 def _layer(layer: Any, precision: InferencePrecision) -> _Layer:

@@ -53,7 +53,7 @@ class SentenceEncoder:
     Args:
         model: the name of a model, or a folder that holds one.
         device: where it runs.
-        batch_size: texts a forward pass; on a CPU small ones pay, because texts of like length are padded less.
+        batch_size: texts a forward pass; on a CPU more of them pay little, since those of like length are padded less.
         precision: of the matrix products: bfloat16 and, on a CPU, int8 are quicker where the hardware has them; cosines move by
             less than 0.01, in int8 by less than 0.03 (`benchmarks/similarity.py` says by how much).
 
@@ -72,7 +72,7 @@ class SentenceEncoder:
         self,
         model: str | Path = DEFAULT_ENCODER,
         device: str = "cpu",
-        batch_size: int = 16,
+        batch_size: int = 32,
         precision: InferencePrecision = "float32",
     ) -> None:
         check_inference_precision(precision)

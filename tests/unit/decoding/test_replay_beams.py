@@ -64,6 +64,7 @@ def test_what_is_found_is_what_single_steps_find(
     assert len({len(one[0].tokens) for one in wanted}) > 1
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, where kernels are interpreted
 def test_what_is_not_finite_is_reported_as_single_steps_do(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
