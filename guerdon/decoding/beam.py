@@ -148,7 +148,8 @@ def _share(
 ) -> list[list[Hypothesis]]:
     """The search of some of the sources."""
     if prefixes is None and replays(policy, sources, options.ngram_block):
-        closed = replay_beams(policy, sources.select(share), limits[share], options.beam_size, options.enough, precision)
+        own, size = sources.select(share), options.beam_size
+        closed = replay_beams(policy, own, share, limits[share], size, options.enough, precision)
         if closed is not None:
             return _of_closed(closed, share.tolist(), options)
     search = _Search(policy, limits, options, prefixes, share)
@@ -224,11 +225,11 @@ class _Search:
 
 
 def _of_closed(closed: list[Closed], sources: list[int], options: BeamOptions) -> list[list[Hypothesis]]:
-    """The hypotheses to return, of all that have closed; ``sources`` are the numbers of those of the batch."""
+    """The hypotheses to return, of all that have closed in the search of these sources."""
     finished: dict[int, list[Hypothesis]] = {source: [] for source in sources}
-    for place, tokens, log_prob, ends in closed:
+    for source, tokens, log_prob, ends in closed:
         score = options.score(log_prob, len(tokens) + ends)
-        finished[sources[place]].append(Hypothesis(tokens, log_prob, score, ends))
+        finished[source].append(Hypothesis(tokens, log_prob, score, ends))
     return _best(finished, options)
 
 

@@ -25,7 +25,7 @@ from guerdon.models.transformer import Transformer
 
 
 class Closed(NamedTuple):
-    """A hypothesis that closed: its source's place in the batch, its tokens, the end token not among them."""
+    """A hypothesis that closed: its source's number, its tokens, the end token not among them."""
 
     source: int
     tokens: tuple[int, ...]
@@ -34,11 +34,12 @@ class Closed(NamedTuple):
 
 
 def replay_beams(
-    policy: Policy, sources: Padded, limits: Tensor, size: int, enough: int, precision: InferencePrecision
+    policy: Policy, sources: Padded, numbers: Tensor, limits: Tensor, size: int, enough: int, precision: InferencePrecision
 ) -> list[Closed] | None:
     """What closes in the search of each source, in the order in which it does; None where memory is lacking.
 
     Args:
+        numbers: int64 [sources], by which the sources are known.
         limits: int64 [sources].
         size: of the beam.
         enough: how many finished hypotheses end the search of a source.
@@ -53,7 +54,7 @@ def replay_beams(
     room = Room(len(sources), size, sources.ids.shape[1], int(limits.max()))
     with LOCK:
         found = recording(policy, room, precision, ("beam", enough), make)
-        return None if found is None else found.search(sources, limits)
+        return None if found is None else found.search(sources, numbers, limits)
 
 
 class _Beams(Recording):
@@ -101,29 +102,30 @@ class _Beams(Recording):
         step.running.copy_(running[:, None].expand(-1, size).flatten())
         step.tokens.copy_(torch.where(running[:, None], token, end_id).flatten())
 
-    def search(self, sources: Padded, limits: Tensor) -> list[Closed]:
+    def search(self, sources: Padded, numbers: Tensor, limits: Tensor) -> list[Closed]:
         """See `replay_beams`."""
         self.log_prob.fill_(-torch.inf)[:, 0] = 0.0  # one empty hypothesis a source: the others would be copies of it
         self.found.zero_()
         self.broken.fill_(self.room.length)
         self.run(sources, limits)
         broken = self.broken[: len(sources) * self.room.copies]
-        position, row = (int(one) for one in broken.min(0))
+        position = int(broken.min())
         if position < self.room.length:
-            raise not_finite(f"source {row // self.room.copies}, position {position}")
-        return self._traced(len(sources), int(self.step.position))
+            row = int((broken == position).nonzero()[0, 0])
+            raise not_finite(f"source {int(numbers[row // self.room.copies])}, position {position}")
+        return self._traced(numbers.cpu(), int(self.step.position))
 
-    def _traced(self, count: int, positions: int) -> list[Closed]:
+    def _traced(self, numbers: Tensor, positions: int) -> list[Closed]:
         """What closed, followed back to its first token."""
         end_id, every = self.step.policy.end_id, (self.closed, self.parents, self.tokens, self.origins, self.written)
-        closed, parents, tokens, origins, written = (one[:positions, :count].cpu() for one in every)
+        closed, parents, tokens, origins, written = (one[:positions, : len(numbers)].cpu() for one in every)
         at, source, rank = (closed > -torch.inf).nonzero(as_tuple=True)  # by position, source and rank
         lane, before = parents[at, source, rank], tokens.new_zeros(len(at), positions)
         for position in range(positions - 2, -1, -1):
             inside = position < at
             before[:, position] = written[position, source, lane]
             lane = torch.where(inside, origins[position, source, lane], lane)
-        fields = (source, at, tokens[at, source, rank], closed[at, source, rank], before)
+        fields = (numbers[source], at, tokens[at, source, rank], closed[at, source, rank], before)
         return [
             Closed(source, tuple(past[:length]) if last == end_id else (*past[:length], last), log_prob, last == end_id)
             for source, length, last, log_prob, past in zip(*(field.tolist() for field in fields), strict=True)
