@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 _Found = TypeVar("_Found")
+_REST = "rest"
 
 
 class Apart:
@@ -48,6 +49,10 @@ class Apart:
         self.wait()
         self._here.send((method, arguments))
         return self._answer()
+
+    def rest(self) -> None:
+        """Gives back the memory that it does not use: engines of large models need what the others leave."""
+        self.call(_REST)
 
     def close(self) -> None:
         """Ends the process."""
@@ -92,7 +97,6 @@ def _restore(name: str, value: str | None) -> None:
 
 
 def _give_back_memory() -> None:
-    """Engines of large models need what the others are not using."""
     gc.collect()
     give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if give_back is not None:
@@ -109,13 +113,14 @@ def _serve(calls: Connection, make: Callable[..., Any], arguments: tuple[Any, ..
         try:
             if method is None:
                 engine, result = make(*arguments), None
+            elif method == _REST:
+                result = _give_back_memory()
             else:
                 result = getattr(engine, method)(*arguments)
             answer = (result, "")
         except Exception:
             answer = (None, traceback.format_exc())
         calls.send(answer)
-        _give_back_memory()
         try:
             method, arguments = calls.recv()
         except EOFError:  # the owner has what it wanted

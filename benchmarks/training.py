@@ -72,7 +72,13 @@ def main() -> None:
     )  # fmt: skip
     every = engines(setting, options.engines)
     all_made(every)
-    answers = in_turn(every, options.repetitions, lambda name, repetition: every[name].call("rate", repetition))
+
+    def ask(name: str, repetition: int) -> tuple[float, float]:
+        found: tuple[float, float] = every[name].call("rate", repetition)
+        every[name].rest()
+        return found
+
+    answers = in_turn(every, options.repetitions, ask)
     for engine in every.values():
         engine.close()
     found = {
