@@ -93,7 +93,7 @@ def main() -> None:
     every = {
         "guerdon grpo, float32": Apart(Native, *given, "float32", "grpo", SHARE, threads=options.threads),
         "guerdon grpo, bfloat16": Apart(Native, *given, "bfloat16", "grpo", SHARE, threads=options.threads),
-        "the same, the KL along all outputs": Apart(Native, *given, "bfloat16", "grpo", 1.0, threads=options.threads),
+        "guerdon grpo, bfloat16, KL of all outputs": Apart(Native, *given, "bfloat16", "grpo", 1.0, threads=options.threads),
         "TRL GRPO, float32": Apart(Peer, *given, False, SIZES, threads=options.threads),
         "TRL GRPO, bfloat16": Apart(Peer, *given, True, SIZES, threads=options.threads),
     }

@@ -83,7 +83,7 @@ class _Beams(Recording):
         step, size, end_id = self.step, self.room.copies, self.step.policy.end_id
         at, running = step.position.view(1), step.running.view(-1, size)[:, 0].clone()
         scores, broken = log_probabilities(logits)
-        broken &= step.running & torch.isfinite(self.log_prob.flatten())
+        broken &= step.running  # dead rows are copies of sound ones
         self.broken.copy_(torch.where(broken, self.broken.minimum(step.position), self.broken))
         candidates = Candidates.of(scores, self.log_prob, end_id)
         at_limit = self.limits == step.position + 1

@@ -15,7 +15,7 @@ import torch
 
 from guerdon.errors import ConfigurationError, InputError, MissingExtraError, RewardError
 from guerdon.models.precision import InferencePrecision
-from guerdon.rewards.bert import reads
+from guerdon.rewards.bert import SentenceBert, reads
 from guerdon.rewards.encoders import FunctionEncoder, PolicyEmbedding, SentenceEncoder
 from guerdon.rewards.sentence_models import check_files, locate
 from guerdon.rewards.similarity import SemanticSimilarity
@@ -151,6 +151,18 @@ def test_minilm_is_mean_pooled_bert_by_hand(encoder):
     torch.testing.assert_close(scores, cosines, atol=1e-5, rtol=0)
     assert scores[0] == pytest.approx(1.0, abs=1e-6)
     assert scores[1] > 0.7 > 0.2 > scores[2]
+
+
+def test_vectors_that_are_not_scaled_to_length_1_are_the_librarys(encoder):
+    from sentence_transformers import SentenceTransformer
+
+    plain = SentenceTransformer(modules=list(encoder._loaded)[:2], device="cpu")
+    assert reads(plain)
+    found = SentenceBert(plain, "float32")(plain.preprocess(TEXTS))
+    torch.testing.assert_close(
+        found, plain.encode(TEXTS, convert_to_tensor=True, show_progress_bar=False), atol=1e-5, rtol=1e-4
+    )
+    assert found.norm(dim=1).max() > 1.5
 
 
 def test_batch_composition_and_order_change_no_score(encoder):
