@@ -63,11 +63,8 @@ def top_by_keys(scores: Tensor, bases: Tensor, count: int) -> tuple[Tensor, Tens
     """
     sources, rows, size = scores.shape
     each = size // BLOCK  # whole blocks of a row
-    blocked = scores[..., : each * BLOCK]
     if rows * each > count:
-        largest = blocked.unflatten(2, (each, BLOCK)).amax(-1) + bases[..., None]
-        block = _keys(largest.flatten(1)).topk(count).indices
-        held = _columns(block, rows, each, size)
+        held = _columns(_keys(_block_sums(scores, bases)).topk(count).indices, rows, each, size)
     else:
         held = torch.arange(rows * size, device=scores.device).expand(sources, -1)
     sums = scores.flatten(1).gather(1, held) + bases.gather(1, held // size)
@@ -93,17 +90,23 @@ def _of_blocks(scores: Tensor) -> Tensor:
     return largest
 
 
+def _block_sums(scores: Tensor, bases: Tensor) -> Tensor:
+    """The largest sum of each whole block: [s, rows * blocks of a row]."""
+    sources, rows, size = scores.shape
+    whole = scores[..., : size - size % BLOCK].flatten(0, 1)
+    return (_of_blocks(whole).view(sources, rows, -1) + bases[..., None]).flatten(1)
+
+
 def _eligible(scores: Tensor, bases: Tensor, count: int) -> Tensor | None:
     """Columns [s, n] among which are the ``count`` largest sums of each s, but for ties with the last of them; None: all.
 
     They lie in the ``count`` blocks of the largest maxima: each of these holds one that is no less than any outside.
     """
-    sources, rows, size = scores.shape
+    _, rows, size = scores.shape
     each = size // BLOCK  # whole blocks of a row
     if rows * each <= 2 * count:  # too few to gain
         return None
-    largest = _of_blocks(scores[..., : each * BLOCK].flatten(0, 1)).view(sources, rows, each) + bases[..., None]
-    blocks = largest.flatten(1).topk(count).indices
+    blocks = _block_sums(scores, bases).topk(count).indices
     return _columns(blocks, rows, each, size)
 
 

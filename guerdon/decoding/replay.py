@@ -18,7 +18,8 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -111,25 +112,35 @@ class Recording(ABC):
                     return
 
 
-LOCK = threading.RLock()  # a recording has one set of buffers: held from `recording` until what it wrote has been read
+_LOCK = threading.RLock()
 _RECORDINGS: WeakKeyDictionary[nn.Module, OrderedDict[Hashable, Recording]] = WeakKeyDictionary()
 _Kind = TypeVar("_Kind", bound=Recording)
 
 
+@contextmanager
 def recording(
     policy: Policy, needed: Room, precision: InferencePrecision, kind: Hashable, make: Callable[[Transformer, Room], _Kind]
-) -> _Kind | None:
-    """One with room enough; recorded where there is none or the weights have moved, in place of old ones if need be.
+) -> Iterator[_Kind | None]:
+    """One with room enough, for the caller alone: its buffers are one set, which is to be read before another uses it.
+
+    It is recorded where there is none or the weights have moved, in place of old ones if need be.
 
     Args:
         needed: it is rounded up, so that batches of like sizes share a recording.
         kind: what tells those that ``make`` makes from others.
 
-    Returns:
+    Yields:
         None where it would take more than half of the memory that is left.
     """
     assert isinstance(policy, Transformer)
-    room, known = _room(policy, needed), _RECORDINGS.setdefault(policy, OrderedDict())
+    with _LOCK:
+        yield _found(policy, _room(policy, needed), precision, kind, make)
+
+
+def _found(
+    policy: Transformer, room: Room, precision: InferencePrecision, kind: Hashable, make: Callable[[Transformer, Room], _Kind]
+) -> _Kind | None:
+    known = _RECORDINGS.setdefault(policy, OrderedDict())
     key = (room.sources, room.copies, kind, precision)
     found = known.pop(key, None)
     if found is None or not found.room.holds(room) or found.step.addresses != addresses(policy):

@@ -9,6 +9,7 @@ Axes: s sources, k beam size, t positions; row = s * k + beam.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from guerdon.data.padded import Padded
 from guerdon.decoding.candidates import Candidates, log_probabilities
 from guerdon.decoding.constraints import not_finite
-from guerdon.decoding.replay import LOCK, Recording, recording
+from guerdon.decoding.replay import Recording, recording
 from guerdon.models.policy import Policy
 from guerdon.models.precision import InferencePrecision
 from guerdon.models.static import Room
@@ -47,13 +48,8 @@ def replay_beams(
     Raises:
         GuerdonError: where the policy's logits are not finite.
     """
-
-    def make(owner: Transformer, room: Room) -> _Beams:
-        return _Beams(owner, room, precision, enough)
-
-    room = Room(len(sources), size, sources.ids.shape[1], int(limits.max()))
-    with LOCK:
-        found = recording(policy, room, precision, ("beam", enough), make)
+    room, make = Room.of(sources, size, limits), partial(_Beams, precision=precision, enough=enough)
+    with recording(policy, room, precision, ("beam", enough), make) as found:
         return None if found is None else found.search(sources, numbers, limits)
 
 

@@ -5,6 +5,8 @@ Axes: r rows (outputs being written; row = source * copies + copy), t positions.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from guerdon.data.padded import Padded
 from guerdon.decoding.choosing import Choice
 from guerdon.decoding.constraints import not_finite
 from guerdon.decoding.outputs import Samples
-from guerdon.decoding.replay import LOCK, Recording, recording
+from guerdon.decoding.replay import Recording, recording
 from guerdon.models.policy import Policy
 from guerdon.models.precision import InferencePrecision
 from guerdon.models.static import Room
@@ -31,13 +33,8 @@ def replay_samples(
     Raises:
         GuerdonError: where the policy's logits are not finite.
     """
-
-    def make(owner: Transformer, room: Room) -> _Written:
-        return _Written(owner, room, choice, precision)
-
-    room = Room(len(sources), copies, sources.ids.shape[1], int(limits.max()))
-    with LOCK:
-        found = recording(policy, room, precision, choice.kind, make)
+    room, make = Room.of(sources, copies, limits), partial(_Written, choice=choice, precision=precision)
+    with recording(policy, room, precision, choice.kind, make) as found:
         return None if found is None else found.write(sources, limits, outputs, choice)
 
 

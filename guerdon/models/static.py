@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from guerdon.data.padded import Padded
 from guerdon.models.layers import FeedForward
 from guerdon.models.precision import InferencePrecision
 
@@ -36,6 +37,11 @@ class Room:
     copies: int
     source_length: int
     length: int
+
+    @classmethod
+    def of(cls, sources: Padded, copies: int, limits: Tensor) -> Room:
+        """What outputs of these sources need; ``limits`` are int64 [s], the most tokens of each source's."""
+        return cls(len(sources), copies, sources.ids.shape[1], int(limits.max()))
 
     def holds(self, other: Room) -> bool:
         """Whether what needs ``other`` finds room here; rows are a source's own."""

@@ -86,7 +86,7 @@ def _keep_freed_memory() -> None:
 
     It sets out to give back all but 128 KB, and keeps twice the largest block below 32 MB that it has seen freed (mallopt(3),
     M_MMAP_THRESHOLD). What trains has freed such blocks; a process that does nothing but score has not, and gets a pass's
-    tensors anew from the system, page by page, for a third of the time.
+    tensors anew from the system, page by page, for up to a third of the time.
     """
     torch.empty(_BLOCK, dtype=torch.uint8)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from guerdon.data.padded import Padded
 from guerdon.models.options import TransformerOptions
 from guerdon.models.transformer import Transformer
 
@@ -19,3 +20,13 @@ def policy_of(**options: object) -> Transformer:
         for weight in policy.parameters():
             weight.copy_(weight * 1.5 if weight.ndim > 1 else weight + 0.1 * torch.randn_like(weight))
     return policy.to(DEVICE)
+
+
+def larger(positions: str) -> tuple[Transformer, Padded, torch.Tensor]:
+    """One of a size that a GPU's kernels are made for, 70 sources, and limits."""
+    torch.manual_seed(5)
+    policy = Transformer(TransformerOptions(3000, 128, 4, 2, 3, 256, positions=positions)).to(DEVICE)  # type: ignore[arg-type]
+    with torch.no_grad():
+        policy.embedding.weight[policy.end_id] *= 3.0
+    rows = [[5 + (7 * i + j) % 2000 for j in range(1 + i % 23)] for i in range(70)]
+    return policy, Padded.from_lists(rows, 0, DEVICE), torch.arange(20, 90)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
-from helpers.ending_policy import DEVICE, policy_of
+from helpers.ending_policy import DEVICE, larger, policy_of
 
 from guerdon.data.draws import row_keys
 from guerdon.data.padded import Padded
@@ -22,7 +22,6 @@ from guerdon.decoding.choosing import Draw, MostProbable
 from guerdon.decoding.outputs import Samples
 from guerdon.decoding.replay_samples import replay_samples
 from guerdon.errors import GuerdonError
-from guerdon.models.options import TransformerOptions
 from guerdon.models.static import Room, StaticStep, bytes_of
 from guerdon.models.transformer import Transformer
 
@@ -175,12 +174,7 @@ def test_room_holds_what_it_is_made_for(sources: int, copies: int, source_length
 def test_a_gpu_replays_what_single_steps_write(
     options: SamplingOptions, positions: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.manual_seed(5)
-    policy = Transformer(TransformerOptions(3000, 128, 4, 2, 3, 256, positions=positions)).to(DEVICE)  # type: ignore[arg-type]
-    with torch.no_grad():
-        policy.embedding.weight[policy.end_id] *= 3.0
-    rows = [[5 + (7 * i + j) % 2000 for j in range(1 + i % 23)] for i in range(70)]
-    sources, limits = Padded.from_lists(rows, 0, DEVICE), torch.arange(20, 90)
+    policy, sources, limits = larger(positions)
     numbers = row_keys(2, "gpu", 0, [i for i in range(70) for _ in range(4)], list(range(4)) * 70)
     monkeypatch.setenv("GUERDON_GRAPHS", "0")
     wanted = sample(policy, sources, limits, options, numbers, 4)

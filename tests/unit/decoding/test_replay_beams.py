@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from helpers.ending_policy import DEVICE, policy_of
+from helpers.ending_policy import DEVICE, larger, policy_of
 
 from guerdon.data.padded import Padded
 from guerdon.decoding import BeamOptions, beam_search
@@ -15,7 +15,6 @@ from guerdon.decoding import beam as module
 from guerdon.decoding import replay as replaying
 from guerdon.decoding.outputs import Hypothesis
 from guerdon.errors import GuerdonError
-from guerdon.models.options import TransformerOptions
 from guerdon.models.transformer import Transformer
 
 ON_GPU = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
@@ -90,12 +89,7 @@ def test_what_is_not_finite_is_reported_as_single_steps_do(
 @pytest.mark.parametrize("size", [1, 4, 7])
 @pytest.mark.parametrize("positions", ["rotary", "sinusoidal"])
 def test_a_gpu_replays_what_single_steps_find(size: int, positions: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(5)
-    policy = Transformer(TransformerOptions(3000, 128, 4, 2, 3, 256, positions=positions)).to(DEVICE)  # type: ignore[arg-type]
-    with torch.no_grad():
-        policy.embedding.weight[policy.end_id] *= 3.0
-    rows = [[5 + (7 * i + j) % 2000 for j in range(1 + i % 23)] for i in range(70)]
-    sources, limits = Padded.from_lists(rows, 0, DEVICE), torch.arange(20, 90)
+    policy, sources, limits = larger(positions)
     monkeypatch.setenv("GUERDON_GRAPHS", "0")
     wanted = beam_search(policy, sources, limits, BeamOptions(size, returned=size))
     assert policy not in replaying._RECORDINGS
