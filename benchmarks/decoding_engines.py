@@ -61,22 +61,25 @@ class Native(Engine):
             time.sleep(0.1)
 
     def __call__(self, work: str, rows: Rows, batch: int, seed: int) -> int:
+        calls = [[row] for row in rows] if work == "latency" else [rows]
         with unchanged(self.policy):  # as in a call of `generate`
-            return sum(self._batch(work, rows[at : at + batch], seed + at) for at in range(0, len(rows), batch))
+            return sum(self._written(work, call, batch, seed) for call in calls)
 
-    def _batch(self, work: str, rows: Rows, seed: int) -> int:
+    def _written(self, work: str, rows: Rows, batch: int, seed: int) -> int:
         sources = Padded.from_lists(rows, self.policy.pad_id, self.device)
         limits = torch.full((len(rows),), LIMIT)
         if work == "samples":
             keys = row_keys(
                 seed, "bench", 0, [i for i in range(len(rows)) for _ in range(8)], torch.arange(8).repeat(len(rows))
             )
-            drawn = sample(self.policy, sources, limits, SamplingOptions(), keys, 8, precision=self.precision)
+            drawn = sample(self.policy, sources, limits, SamplingOptions(), keys, 8, precision=self.precision, batch_size=batch)
             return drawn.tokens.tokens()
         if work == "beam":
-            found = beam_search(self.policy, sources, limits, BeamOptions(beam_size=4), precision=self.precision)
+            found = beam_search(
+                self.policy, sources, limits, BeamOptions(beam_size=4), precision=self.precision, batch_size=batch
+            )
             return sum(len(best[0].tokens) + best[0].finished for best in found)
-        written = greedy(self.policy, sources, limits, precision=self.precision)
+        written = greedy(self.policy, sources, limits, precision=self.precision, batch_size=batch)
         return sum(len(one.tokens) + one.finished for one in written)
 
     def outputs(self, rows: Rows) -> list[list[int]]:
@@ -115,7 +118,8 @@ class HuggingFace(Engine):
         self.model, self.end, self.pad = as_huggingface(policy).to(device, dtype), policy.end_id, policy.pad_id
 
     def __call__(self, work: str, rows: Rows, batch: int, seed: int) -> int:
-        return sum(self._batch(work, rows[at : at + batch], seed + at) for at in range(0, len(rows), batch))
+        alike = sorted(rows, key=len, reverse=True)  # as the others do by themselves
+        return sum(self._batch(work, alike[at : at + batch], seed + at) for at in range(0, len(rows), batch))
 
     def _batch(self, work: str, rows: Rows, seed: int) -> int:
         torch.manual_seed(seed)

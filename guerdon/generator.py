@@ -23,6 +23,7 @@ from guerdon.models.packed import unchanged
 from guerdon.models.transformer import Transformer
 
 DECODING = "decoding.json"
+_TOGETHER = 4  # batches that are asked for at once, so that no core, and no place on a GPU, waits for the others at each
 
 
 class Text(Protocol):
@@ -136,8 +137,9 @@ class Generator:
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         found: dict[int, list[Output]] = {}
         with unchanged(self.policy):
-            for first in range(0, len(order), options.batch_size):
-                part = order[first : first + options.batch_size]
+            span = options.batch_size * (_TOGETHER if getattr(self.policy, "parallel", False) else 1)
+            for first in range(0, len(order), span):
+                part = order[first : first + span]
                 batch = self._padded([rows[i] for i in part])
                 starts = None if forced is None else self._padded([forced[i] for i in part])
                 hypotheses = self._search(batch, part, options, starts)
@@ -160,15 +162,16 @@ class Generator:
     def _search(
         self, batch: Padded, numbers: Sequence[int], options: DecodingOptions, prefixes: Padded | None
     ) -> list[list[Hypothesis]]:
-        limits, search, precision = options.limit.of(batch, self.policy), options.search(), options.precision
+        limits, search = options.limit.of(batch, self.policy), options.search()
+        precision, size = options.precision, options.batch_size
         if isinstance(search, BeamOptions):
-            return beam_search(self.policy, batch, limits, search, prefixes, precision)
+            return beam_search(self.policy, batch, limits, search, prefixes, precision, size)
         if search is None:
-            return [[h] for h in greedy(self.policy, batch, limits, prefixes, options.ngram_block, precision)]
+            return [[h] for h in greedy(self.policy, batch, limits, prefixes, options.ngram_block, precision, size)]
         copies = options.returned
         examples = torch.tensor(numbers).repeat_interleave(copies)
         keys = row_keys(options.seed, "generate", 0, examples, torch.arange(copies).repeat(len(numbers)))
-        drawn = sample(self.policy, batch, limits, search, keys, copies, prefixes, precision)
+        drawn = sample(self.policy, batch, limits, search, keys, copies, prefixes, precision, size)
         sums = drawn.log_prob.double().sum(1).tolist()
         flat = [
             Hypothesis(tuple(ids), log_prob, log_prob, finished)

@@ -52,7 +52,7 @@ def row_keys(seed: int, purpose: str, step: int, examples: Sequence[int] | Tenso
 
 
 def uniforms(keys: Tensor, position: int | Tensor) -> Tensor:
-    """One float64 in (0, 1) per key, for this position (an int, or an int64 scalar): [rows]. Both ends are excluded.
+    """One float64 in (0, 1) per key, for this position (an int), or one each (int64 [rows]): [rows]. Both ends are excluded.
 
     52 bits and a half are kept, which a float64 holds exactly; with 53 the half would round away, up to 1.0.
     """

@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
@@ -35,7 +34,7 @@ from guerdon.decoding.constraints import (
 from guerdon.decoding.outputs import Hypothesis
 from guerdon.decoding.replay import replays
 from guerdon.decoding.replay_beams import Closed, replay_beams
-from guerdon.decoding.shares import decode_shares, shares_of
+from guerdon.decoding.shares import decode_shares, places_of, shares_of
 from guerdon.errors import ConfigurationError
 from guerdon.models.policy import Policy
 from guerdon.models.precision import InferencePrecision
@@ -107,6 +106,7 @@ def beam_search(
     options: BeamOptions,
     prefixes: Padded | None = None,
     precision: InferencePrecision = "float32",
+    batch_size: int | None = None,
 ) -> list[list[Hypothesis]]:
     """The best hypotheses of each source, best first.
 
@@ -120,6 +120,7 @@ def beam_search(
         prefixes: tokens that each source's outputs must begin with; a row of length 0 forces nothing. Their
             log-probabilities count, and an n-gram block does not concern them.
         precision: of the policy's matrix products.
+        batch_size: the most sources at a time; None for all. On a GPU, others take the places of those that have ended.
 
     Raises:
         InputError: for limits or prefixes that do not fit the sources.
@@ -129,41 +130,47 @@ def beam_search(
     check_request(policy, sources, limits, prefixes)
     if len(sources) == 0:
         return []
-    shares = shares_of(policy, sources, options.beam_size)
-    decode = partial(_share, sources=sources, limits=limits, options=options, prefixes=prefixes, precision=precision)
+    shares = shares_of(policy, sources, options.beam_size, batch_size)
+    search = _Search(sources, limits, options, prefixes, precision, places_of(shares, batch_size))
     with inference(policy):
-        found = decode_shares(policy, shares, decode)
+        found = decode_shares(policy, shares, search)
     by_source = dict(zip(torch.cat(shares).tolist(), itertools.chain.from_iterable(found), strict=True))
     return [by_source[source] for source in range(len(sources))]
 
 
-def _share(
-    policy: Policy,
-    share: Tensor,
-    sources: Padded,
-    limits: Tensor,
-    options: BeamOptions,
-    prefixes: Padded | None,
-    precision: InferencePrecision,
-) -> list[list[Hypothesis]]:
-    """The search of some of the sources."""
-    if prefixes is None and replays(policy, sources, options.ngram_block):
-        own, size = sources.select(share), options.beam_size
-        closed = replay_beams(policy, own, share, limits[share], size, options.enough, precision)
-        if closed is not None:
-            return _of_closed(closed, share.tolist(), options)
-    search = _Search(policy, limits, options, prefixes, share)
-    state, tokens = policy.start(sources.select(share), options.beam_size, precision)
-    while True:
-        candidates = search.candidates(full_precision(policy.step(state, tokens)))
-        search.collect(candidates)
-        rows, tokens = search.advance(candidates)
-        if len(rows) == 0:
-            return _best(search.finished, options)
-        state = state.select(rows)
-
-
+@dataclass(frozen=True)
 class _Search:
+    """What is asked for: called with a policy and some of the sources, it searches their hypotheses, ``places`` at a time."""
+
+    sources: Padded
+    limits: Tensor
+    options: BeamOptions
+    prefixes: Padded | None
+    precision: InferencePrecision
+    places: int
+
+    def __call__(self, policy: Policy, share: Tensor) -> list[list[Hypothesis]]:
+        options = self.options
+        if self.prefixes is None and replays(policy, self.sources, options.ngram_block):
+            own, limits, size = self.sources.select(share), self.limits[share], options.beam_size
+            closed = replay_beams(policy, own, share, limits, size, options.enough, self.precision, self.places)
+            if closed is not None:
+                return _of_closed(closed, share.tolist(), options)
+        return [found for part in share.split(self.places) for found in self._part(policy, part)]
+
+    def _part(self, policy: Policy, part: Tensor) -> list[list[Hypothesis]]:
+        running = _Running(policy, self.limits, self.options, self.prefixes, part)
+        state, tokens = policy.start(self.sources.select(part), self.options.beam_size, self.precision)
+        while True:
+            candidates = running.candidates(full_precision(policy.step(state, tokens)))
+            running.collect(candidates)
+            rows, tokens = running.advance(candidates)
+            if len(rows) == 0:
+                return _best(running.finished, self.options)
+            state = state.select(rows)
+
+
+class _Running:
     """The hypotheses of the sources that are still searched, and the finished ones of all."""
 
     def __init__(self, policy: Policy, limits: Tensor, options: BeamOptions, prefixes: Padded | None, sources: Tensor) -> None:

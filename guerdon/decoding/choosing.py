@@ -101,7 +101,7 @@ class Choice(Protocol):
 
         Args:
             outputs: int64 [r], the number of each row's output.
-            position: an int, or the same as an int64 scalar on the logits' device.
+            position: an int, or one for each row, int64 [r].
             written: not asked where ``ngram_block`` is 0.
         """
         ...

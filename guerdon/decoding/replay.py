@@ -4,12 +4,14 @@ A step is some hundred small kernels. To launch them one by one takes longer tha
 batch is. The recorded step holds everything that a position needs, the choice of the tokens and what is kept of them, too: the
 processor only says "again", and looks at how many rows still run one position later, so that the GPU never waits for it.
 Rows that have ended stay in the batch and read nothing: products of few rows take as long as their weights take to be read,
-and the caches of rows that run are all that is read beside these.
+and the caches of rows that run are all that is read beside these. Where more sources wait than have a place, they take the
+places of those that have ended, a quarter of the places at a time (continuous batching: Yu et al. 2022, "Orca"): every row
+stands at a position of its own.
 
 Recordings are kept with the policy, for some sizes of a batch; smaller ones take places that do not run.
 ``GUERDON_GRAPHS=0`` does without.
 
-Axes: r rows (outputs being written), t positions.
+Axes: r rows (outputs being written), s sources, t positions.
 """
 
 from __future__ import annotations
@@ -33,7 +35,12 @@ from guerdon.models.static import Room, StaticStep, addresses, bytes_of, has_sta
 from guerdon.models.transformer import Transformer
 
 _KEPT = 4  # recordings of a policy
+_WAIT = 0.75  # sources that wait take places once at most this share of them still runs: a look at what ended takes a position
 _STEP = 32  # by which room for positions, and for more than so many sources, is made
+
+
+Turn = Callable[[Tensor, Tensor], None]
+"""What is told of some places, and of the numbers of the sources there, int64 [n] each."""
 
 
 def replays(policy: Policy, sources: Padded, ngram_block: int) -> bool:
@@ -52,6 +59,7 @@ class Recording(ABC):
 
     Attributes:
         limits: int64 [s], the most tokens of each source's outputs.
+        left: on the CPU, how many sources have rows that run.
     """
 
     def __init__(self, policy: Transformer, room: Room, precision: InferencePrecision, shared: bool = False) -> None:
@@ -65,13 +73,16 @@ class Recording(ABC):
 
     @abstractmethod
     def advance(self, logits: Tensor) -> None:
-        """One position, whose logits are [r, v]: into the buffers, the step's too."""
+        """One position of each row, of logits [r, v]: into the buffers, the step's too. What does not run stays as it is."""
 
     def _advance(self) -> None:
         with autocast(self.rows.device, "float32"):  # the caller's own does not reach what is recorded
             logits = self.step()
         self.advance(logits)
-        self.left.copy_(self.step.running.sum(), non_blocking=True)
+        self.left.copy_(self._running().sum(), non_blocking=True)
+
+    def _running(self) -> Tensor:
+        return self.step.running.view(-1, self.room.copies).any(1)
 
     def record(self) -> None:
         """Once, after the buffers have been made; nothing is recorded on the CPU."""
@@ -86,29 +97,51 @@ class Recording(ABC):
             self._advance()
         self.graph = graph
 
-    def run(self, sources: Padded, limits: Tensor) -> None:
-        """From the first position until no row runs; ``limits`` are int64 [sources]."""
-        count = len(sources)
-        memory = self.step.policy.memory(sources, count * self.room.copies, self.precision)
-        self.limits[:count] = limits
-        self.step.begin(memory, sources.lengths, self.rows < count * self.room.copies)
-        self._replay(int(limits.max()))
+    def run(self, sources: Padded, limits: Tensor, enter: Turn, leave: Turn) -> None:
+        """Until every source has had a place, and no row runs; ``limits`` are int64 [sources].
 
-    def _replay(self, positions: int) -> None:
-        """That no row runs is seen one position later."""
+        Args:
+            enter: is told of sources, in their order, before they are written.
+            leave: is told of them when they have been, before others take their places.
+        """
+        self.step.clear()
+        waiting, device = 0, self.rows.device
+        held = torch.full((self.room.sources,), -1)  # the number of each place's source; -1: none
+        while True:
+            free = (held < 0).nonzero()[: len(sources) - waiting, 0]
+            if len(free):
+                numbers = torch.arange(waiting, waiting + len(free))
+                held[free], waiting = numbers, waiting + len(free)
+                self._seat(sources.select(numbers.to(device)), limits[numbers.to(device)], free.to(device))
+                enter(free.to(device), numbers.to(device))
+            more = waiting < len(sources)
+            self._replay(int(_WAIT * self.room.sources) if more else 0)
+            ended = (~self._running().cpu() & (held >= 0)).nonzero()[:, 0]
+            leave(ended.to(device), held[ended].to(device))
+            held[ended] = -1
+            if not more and bool((held < 0).all()):
+                return
+
+    def _seat(self, sources: Padded, limits: Tensor, places: Tensor) -> None:
+        memory = self.step.policy.memory(sources, len(sources) * self.room.copies, self.precision)
+        self.limits[places] = limits
+        self.step.enter(places, memory, sources.lengths)
+
+    def _replay(self, most: int) -> None:
+        """Until at most so many sources have rows that run, which is seen one position later."""
         if self.graph is None:
-            for _ in range(positions):
+            for _ in range(self.room.length):
                 self._advance()
-                if not int(self.left):
+                if int(self.left) <= most:
                     return
             return
         done = [torch.cuda.Event(), torch.cuda.Event()]
-        for position in range(positions):
+        for position in range(self.room.length):
             self.graph.replay()
             done[position % 2].record()
             if position:
                 done[(position - 1) % 2].synchronize()
-                if not int(self.left):
+                if int(self.left) <= most:
                     return
 
 

@@ -5,7 +5,7 @@ Axes: r rows (outputs being written), t positions written so far, v vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,8 +19,9 @@ from guerdon.decoding.constraints import check_ngram_block, check_request, force
 from guerdon.decoding.outputs import Hypothesis, Samples
 from guerdon.decoding.replay import replays
 from guerdon.decoding.replay_samples import replay_samples
-from guerdon.decoding.shares import decode_shares, joined, rows_of, shares_of
+from guerdon.decoding.shares import decode_shares, joined, places_of, shares_of
 from guerdon.errors import InputError
+from guerdon.models.cache import rows_of
 from guerdon.models.policy import Policy
 from guerdon.models.precision import InferencePrecision
 
@@ -36,6 +37,7 @@ def sample(
     copies: int = 1,
     prefixes: Padded | None = None,
     precision: InferencePrecision = "float32",
+    batch_size: int | None = None,
 ) -> Samples:
     """Draws ``copies`` outputs for each source; row = source * copies + copy.
 
@@ -48,6 +50,7 @@ def sample(
         copies: outputs per source.
         prefixes: tokens that each source's outputs must begin with; a row of length 0 forces nothing.
         precision: of the policy's matrix products; log-probabilities are those of the distribution that was drawn from.
+        batch_size: the most sources at a time; None for all. On a GPU, others take the places of those that have ended.
 
     Raises:
         InputError: for limits, keys or prefixes that do not fit the sources.
@@ -60,7 +63,7 @@ def sample(
             cure="pass one key per output",
         )
     draw = Draw(options, keys.to(sources.ids.device))
-    return _write(policy, _Decode(sources, limits.to(sources.ids.device), draw, copies, prefixes, precision))
+    return _write(policy, _Decode(sources, limits.to(sources.ids.device), draw, copies, prefixes, precision), batch_size)
 
 
 def greedy(
@@ -70,6 +73,7 @@ def greedy(
     prefixes: Padded | None = None,
     ngram_block: int = 0,
     precision: InferencePrecision = "float32",
+    batch_size: int | None = None,
 ) -> list[Hypothesis]:
     """The most probable token at each position; of equally probable ones the lowest id. Arguments and errors as `sample`.
 
@@ -77,7 +81,7 @@ def greedy(
     """
     check_ngram_block(ngram_block)
     choice = MostProbable(ngram_block)
-    samples = _write(policy, _Decode(sources, limits.to(sources.ids.device), choice, 1, prefixes, precision))
+    samples = _write(policy, _Decode(sources, limits.to(sources.ids.device), choice, 1, prefixes, precision), batch_size)
     sums = samples.log_prob.double().sum(1).tolist()
     return [
         Hypothesis(tuple(tokens), log_prob, log_prob, finished)
@@ -95,24 +99,31 @@ class _Decode:
     copies: int
     prefixes: Padded | None
     precision: InferencePrecision
+    places: int = 1
 
     def __call__(self, policy: Policy, share: Tensor) -> Samples:
-        sources, rows = self.sources.select(share), rows_of(share, self.copies)
-        if self.prefixes is None and replays(policy, sources, self.choice.ngram_block):
-            found = replay_samples(policy, sources, self.copies, self.limits[share], self.choice, rows, self.precision)
+        if self.prefixes is None and replays(policy, self.sources, self.choice.ngram_block):
+            sources, limits, rows = self.sources.select(share), self.limits[share], rows_of(share, self.copies)
+            found = replay_samples(policy, sources, self.copies, limits, self.choice, rows, self.precision, self.places)
             if found is not None:
                 return found
+        parts = torch.arange(len(share), device=share.device).split(self.places)
+        return joined([self._part(policy, share[part]) for part in parts], parts, self.copies, policy.pad_id)
+
+    def _part(self, policy: Policy, part: Tensor) -> Samples:
+        sources, rows = self.sources.select(part), rows_of(part, self.copies)
         state, tokens = policy.start(sources, self.copies, self.precision)
         book = Book(policy, self.limits, rows, self.copies)
         return _written(policy, state, tokens, book, self.choice, self.prefixes)
 
 
-def _write(policy: Policy, decode: _Decode) -> Samples:
+def _write(policy: Policy, decode: _Decode, batch_size: int | None) -> Samples:
     sources, limits = decode.sources, decode.limits
     check_request(policy, sources, limits, decode.prefixes)
     if len(sources) == 0:
         return Samples(Padded(sources.ids[:, :0], limits), limits.bool(), torch.zeros(0, 0, device=limits.device))
-    shares = shares_of(policy, sources, decode.copies)
+    shares = shares_of(policy, sources, decode.copies, batch_size)
+    decode = replace(decode, places=places_of(shares, batch_size))
     with inference(policy):
         return joined(decode_shares(policy, shares, decode), shares, decode.copies, policy.pad_id)
 

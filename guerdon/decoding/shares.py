@@ -19,6 +19,7 @@ from torch import Tensor
 from guerdon.data.padded import Padded
 from guerdon.decoding import workers
 from guerdon.decoding.outputs import Samples
+from guerdon.models.cache import rows_of
 from guerdon.models.packed import unchanged
 from guerdon.models.policy import Policy
 
@@ -29,12 +30,12 @@ Decode = Callable[[Policy, Tensor], _Found]
 """What decodes the sources of a share (their numbers, int64); it can be pickled."""
 
 
-def shares_of(policy: Policy, sources: Padded, copies: int) -> list[Tensor]:
+def shares_of(policy: Policy, sources: Padded, copies: int, batch_size: int | None = None) -> list[Tensor]:
     """The numbers of the sources that each core decodes, int64, the longest first; together every source once.
 
     Long sources, whose outputs are long as a rule, are dealt out evenly. There is one share, of all in their order, where the
     policy does not say that it may be asked by several threads at once (``parallel``) and where it is not on the CPU; for few
-    rows there is one, too.
+    rows, of all sources or of so many as make a batch, there is one, too.
     """
     alone = (
         not getattr(policy, "parallel", False)
@@ -43,7 +44,8 @@ def shares_of(policy: Policy, sources: Padded, copies: int) -> list[Tensor]:
     )
     if alone:
         return [torch.arange(len(sources), device=sources.ids.device)]
-    count = max(1, min(torch.get_num_threads(), len(sources), len(sources) * copies // _LEAST))
+    held = min(len(sources), batch_size or len(sources))
+    count = max(1, min(torch.get_num_threads(), held, held * copies // _LEAST))
     longest_first = torch.argsort(sources.lengths, descending=True, stable=True)
     return [longest_first[first::count] for first in range(count)]
 
@@ -84,9 +86,10 @@ def _in_threads(policy: Policy, shares: Sequence[Tensor], decode: Decode[_Found]
         return list(threads.map(without_gradients, shares))
 
 
-def rows_of(share: Tensor, copies: int) -> Tensor:
-    """The rows of these sources, int64 [share * copies]: row = source * copies + copy."""
-    return (share[:, None] * copies + torch.arange(copies, device=share.device)).flatten()
+def places_of(shares: Sequence[Tensor], batch_size: int | None) -> int:
+    """How many sources of its share each core decodes at a time, where all together take so many (None: all)."""
+    longest = max(len(share) for share in shares)
+    return longest if batch_size is None else min(longest, max(1, batch_size // len(shares)))
 
 
 def joined(parts: Sequence[Samples], shares: Sequence[Tensor], copies: int, pad_id: int) -> Samples:

@@ -61,6 +61,11 @@ def grown(old: Tensor) -> Tensor:
     return new
 
 
+def rows_of(sources: Tensor, copies: int) -> Tensor:
+    """The rows of these sources (int64 [s]), int64 [s * copies]: row = source * copies + copy."""
+    return (sources[:, None] * copies + torch.arange(copies, device=sources.device)).flatten()
+
+
 @dataclass(frozen=True)
 class Layout:
     """Which source each row reads. All rows of a source attend to one copy of its memory, as the queries of one attention.

@@ -32,7 +32,7 @@ def _attend_kernel(  # type: ignore[no-untyped-def]
     base = query + row * row_stride + head * width
     start = cache + ((row // copies) * heads + head) * capacity * width
     most, total, mixed = tl.full([], float("-inf"), tl.float32), tl.full([], 0.0, tl.float32), tl.zeros([columns], tl.float32)
-    length = tl.load(position) if append else tl.load(lengths + row // copies)
+    length = tl.load(position + row) if append else tl.load(lengths + row // copies)
     if rotate:  # column i of the first half and column i of the second are a pair that turns by one angle
         pair, former = at % (width // 2), at < width // 2
         cosine = tl.load(rotation + length * width + pair, mask=inside, other=0.0)
@@ -95,12 +95,12 @@ def _add_norm_kernel(  # type: ignore[no-untyped-def]
 def attend_own(
     joined: Tensor, cache: Tensor, position: Tensor, running: Tensor, rotation: Tensor | None, table: Tensor | None = None
 ) -> Tensor:
-    """Adds one position to the cache and attends to all so far: [r, m], of the kind of ``joined``.
+    """Adds one position of each row to the cache and attends to all so far: [r, m], of the kind of ``joined``.
 
     Args:
         joined: queries, keys and values, [r, 3m].
         cache: [2, r, h, t, d], keys (rotated ones with their even columns first) and values; written into.
-        position: int64 scalar, how many positions have been written.
+        position: int64 [r], how many positions of each row have been written.
         running: bool [r]; what other rows get has no meaning, but is finite.
         rotation: float32 [positions, 2, d / 2] (`guerdon.models.attention.rotations`), or None.
         table: int32 [r, t], in which row of the cache each position of a row's past lies; None: in its own.

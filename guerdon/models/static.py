@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from guerdon.data.padded import Padded
+from guerdon.models.cache import rows_of
 from guerdon.models.layers import FeedForward
 from guerdon.models.precision import InferencePrecision
 
@@ -39,9 +40,9 @@ class Room:
     length: int
 
     @classmethod
-    def of(cls, sources: Padded, copies: int, limits: Tensor) -> Room:
-        """What outputs of these sources need; ``limits`` are int64 [s], the most tokens of each source's."""
-        return cls(len(sources), copies, sources.ids.shape[1], int(limits.max()))
+    def of(cls, sources: Padded, copies: int, limits: Tensor, places: int) -> Room:
+        """What outputs of these sources need, at most so many at once; ``limits`` are int64 [s], the most tokens of each's."""
+        return cls(min(places, len(sources)), copies, sources.ids.shape[1], int(limits.max()))
 
     def holds(self, other: Room) -> bool:
         """Whether what needs ``other`` finds room here; rows are a source's own."""
@@ -78,11 +79,11 @@ class _Layer:
 
 
 class StaticStep:
-    """The step of some rows, all at the same position; called, it gives the next tokens' logits, float32 [r, v].
+    """The step of some rows, each at a position of its own; called, it gives the next tokens' logits, float32 [r, v].
 
     Attributes:
         tokens: int64 [r], what is fed next.
-        position: int64 scalar, how many tokens have been fed.
+        position: int64 [r], how many tokens each row has been fed.
         running: bool [r]; the logits of other rows have no meaning.
         lengths: int64 [s], of the sources.
         memory: keys and values of the sources per layer, each [2, s, h, n, d].
@@ -103,7 +104,7 @@ class StaticStep:
         of_sources = (len(policy.decoder), 2, room.sources, options.heads, room.source_length, head)
         self.memory = list(like.new_zeros(of_sources, dtype=self.kind))
         self.tokens = torch.full((rows,), policy.start_id, device=like.device)
-        self.position = torch.zeros((), dtype=torch.int64, device=like.device)
+        self.position = torch.zeros_like(self.tokens)
         self.running = torch.zeros(rows, dtype=torch.bool, device=like.device)
         self.lengths = torch.zeros(room.sources, dtype=torch.int64, device=like.device)
         self._rows = torch.arange(rows, dtype=torch.int32, device=like.device)
@@ -156,21 +157,24 @@ class StaticStep:
         if self._copies:
             torch._foreach_copy_(list(self._copies.values()), list(self._copies))
 
-    def begin(self, memory: Sequence[tuple[Tensor, Tensor]], lengths: Tensor, rows: Tensor) -> None:
-        """Sources of these lengths (int64), whose keys and values are each [s, h, n, d]; ``rows`` (bool [r]) run."""
+    def clear(self) -> None:
+        """No row runs."""
         self.refresh()
-        self.lengths.zero_()[: len(lengths)] = lengths
+        self.running.zero_()
+
+    def enter(self, places: Tensor, memory: Sequence[tuple[Tensor, Tensor]], lengths: Tensor) -> None:
+        """New sources at these places (int64 [n]): their keys and values, each [n, h, length, d], and lengths (int64 [n])."""
+        self.lengths[places] = lengths
         for into, pair in zip(self.memory, memory, strict=True):
             for side, given in enumerate(pair):
-                into[side, : given.shape[0], :, : given.shape[2]] = given
-        self.tokens.fill_(self.policy.start_id)
-        self.position.zero_()
-        self.running.copy_(rows)
+                into[side, :, :, : given.shape[2]].index_copy_(0, places, given.to(into.dtype))
+        rows = rows_of(places, self.room.copies)
+        self.tokens[rows], self.position[rows], self.running[rows] = self.policy.start_id, 0, True
 
     def follow(self, rows: Tensor) -> None:
         """Each row goes on from what one of ``rows`` (int64 [r]) has read, this position included."""
         assert self.table is not None
-        self.table.index_copy_(1, self.position.view(1), self._rows[:, None])
+        self.table.scatter_(1, self.position[:, None], self._rows[:, None])
         self.table.copy_(self.table[rows])
 
     def __call__(self) -> Tensor:

@@ -261,14 +261,13 @@ class Transformer(nn.Module):
         return self.dropout(hidden if filled is None else filled.collect(hidden))
 
     def embed_next(self, tokens: Tensor, position: int | Tensor) -> Tensor:
-        """What the decoder's first layer reads of the tokens [r] of one position (an int, or an int64 scalar): [r, m]."""
+        """What the decoder's first layer reads of tokens [r] at one position (an int), or at one each (int64 [r]): [r, m]."""
         hidden, scale = functional.embedding(tokens, self._target_embedding.weight), math.sqrt(self.options.width)
         kind = self.options.positions
         if kind == "rotary":
             return self.dropout(hidden * scale)
         table = self.target_positions.weight if kind == "learned" else self.sinusoid
-        # an index that is a tensor of one number would be fetched from the GPU
-        own = table.index_select(0, position.view(1)) if isinstance(position, Tensor) else table[position]
+        own = table.index_select(0, position) if isinstance(position, Tensor) else table[position]
         return self.dropout(torch.add(own, hidden, alpha=scale))
 
     def _rotation(self, first: int, length: int) -> Tensor | None:

@@ -27,6 +27,7 @@ from guerdon.models.transformer import Transformer
 
 SOURCES = [[5, 6, 7], [8] * 9, [9, 10]]
 LIMITS = [6, 4, 5]
+PLAIN, WILD = SamplingOptions(), SamplingOptions(temperature=3.0)
 ON_GPU = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
 
 
@@ -34,11 +35,11 @@ def request(sources: list[list[int]], limits: list[int]) -> tuple[Padded, torch.
     return Padded.from_lists(sources, 0, DEVICE), torch.tensor(limits, device=DEVICE)
 
 
-def drawn(policy: Transformer, count: int = 3, options: SamplingOptions = SamplingOptions(), copies: int = 2) -> Samples:  # noqa: B008
+def drawn(policy: Transformer, count: int = 3, options: SamplingOptions = PLAIN, copies: int = 2, places: int = 3) -> Samples:
     sources, limits = request(SOURCES[:count], LIMITS[:count])
     rows = torch.arange(count * copies, device=DEVICE)
     with torch.no_grad():
-        found = replay_samples(policy, sources, copies, limits, Draw(options, keys(copies).to(DEVICE)), rows, "float32")
+        found = replay_samples(policy, sources, copies, limits, Draw(options, keys(copies).to(DEVICE)), rows, "float32", places)
     assert found is not None
     return found
 
@@ -75,9 +76,52 @@ def test_greedy_outputs_are_those_of_single_steps(monkeypatch: pytest.MonkeyPatc
     wanted = greedy(policy, *request(SOURCES, LIMITS))
     sources, limits = request(SOURCES, LIMITS)
     with torch.no_grad():
-        found = replay_samples(policy, sources, 1, limits, MostProbable(0), torch.arange(3, device=DEVICE), "float32")
+        found = replay_samples(policy, sources, 1, limits, MostProbable(0), torch.arange(3, device=DEVICE), "float32", 3)
     assert found is not None
     assert found.without_end() == [list(one.tokens) for one in wanted]
+
+
+MANY = [[5 + (7 * number + place) % 14 for place in range(1 + number * 5 % 4)] for number in range(6)]
+MANY_LIMITS = [4, 2, 7, 1, 6, 3]
+
+
+@pytest.mark.parametrize(
+    ("positions", "norm", "places", "copies"),
+    [("rotary", "pre", 2, 2), ("sinusoidal", "post", 2, 1), ("learned", "pre", 2, 1), ("sinusoidal", "pre", 1, 2)],
+)
+def test_sources_that_wait_take_the_places_of_those_that_have_ended(
+    positions: str, norm: str, places: int, copies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written is what each source would get alone, whoever sat there before; in less time than batch for batch."""
+    policy, (sources, limits) = policy_of(positions=positions, norm=norm), request(MANY, MANY_LIMITS)
+    draw = Draw(WILD, row_keys(3, "places", 0, [i for i in range(6) for _ in range(copies)], [*range(copies)] * 6).to(DEVICE))
+    monkeypatch.setenv("GUERDON_GRAPHS", "0")
+    wanted = sample(policy, sources, limits, WILD, draw.keys, copies, batch_size=3)
+    rows, count = torch.arange(6 * copies, device=DEVICE), Counted(monkeypatch)
+    for _ in range(2):  # into buffers that have been written to
+        with torch.no_grad():
+            found = replay_samples(policy, sources, copies, limits, draw, rows, "float32", places)
+        assert found is not None
+        assert found.tokens.to_lists() == wanted.tokens.to_lists()
+        assert torch.equal(found.finished, wanted.finished)
+        assert torch.allclose(found.log_prob, wanted.log_prob, atol=1e-5)
+    if places == 2 and DEVICE == "cpu":
+        lengths = wanted.tokens.lengths.view(3, 2 * copies).amax(1)
+        assert count.advances < 2 * int(lengths.sum())
+    assert len(set(wanted.tokens.lengths.tolist())) > 2
+
+
+class Counted:
+    """Counts the positions of all recordings; on a GPU those that are replayed are not among them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.advances, own = 0, replaying.Recording._advance
+
+        def counted(recording: replaying.Recording) -> None:
+            self.advances += 1
+            own(recording)
+
+        monkeypatch.setattr(replaying.Recording, "_advance", counted)
 
 
 def test_a_smaller_batch_takes_the_same_recording_and_fresh_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +142,7 @@ def test_copies_in_bfloat16_follow_the_weights() -> None:
     def written(own: Transformer) -> Samples:
         with torch.no_grad():
             rows = torch.arange(6, device=DEVICE)
-            found = replay_samples(own, sources, 2, limits, Draw(SamplingOptions(), keys().to(DEVICE)), rows, "bfloat16")
+            found = replay_samples(own, sources, 2, limits, Draw(SamplingOptions(), keys().to(DEVICE)), rows, "bfloat16", 3)
         assert found is not None
         return found
 
@@ -123,7 +167,7 @@ def test_old_recordings_make_room_and_what_finds_none_is_not_recorded(monkeypatc
         choice, rows = MostProbable(0), torch.arange(count, device=DEVICE)
         part = sources.select(rows)
         with torch.no_grad():
-            return replay_samples(policy, part, 1, limits[:count], choice, rows, "float32") is not None
+            return replay_samples(policy, part, 1, limits[:count], choice, rows, "float32", count) is not None
 
     assert recorded(3)
     assert recorded(2)

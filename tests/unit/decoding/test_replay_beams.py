@@ -65,6 +65,27 @@ def test_what_is_found_is_what_single_steps_find(
     assert any(own.finished for one in wanted for own in one)
 
 
+@pytest.mark.parametrize(("places", "positions"), [(2, "rotary"), (1, "sinusoidal")])
+def test_sources_that_wait_take_the_places_of_those_that_have_ended(
+    places: int, positions: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, options = policy_of(positions=positions), BeamOptions(2, returned=2, length_penalty=2.0)
+    with torch.no_grad():
+        policy.embedding.weight[policy.end_id] *= -2.0
+    rows = [[5 + (7 * number + place) % 14 for place in range(1 + number * 5 % 4)] for number in range(6)]
+    sources, limits = Padded.from_lists(rows, 0, DEVICE), torch.tensor([4, 2, 7, 1, 6, 3])
+    monkeypatch.setenv("GUERDON_GRAPHS", "0")
+    wanted = beam_search(policy, sources, limits, options)
+    same(beam_search(policy, sources, limits, options, batch_size=places), wanted)
+    assert policy not in replaying._RECORDINGS
+    request.getfixturevalue("replayed")
+    for _ in range(2):
+        same(beam_search(policy, sources, limits, options, batch_size=places), wanted)
+    (recording,) = replaying._RECORDINGS[policy].values()
+    assert recording.room.sources == places
+    assert len({len(group[0].tokens) for group in wanted}) > 2
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, where kernels are interpreted
 def test_what_is_not_finite_is_reported_as_single_steps_do(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

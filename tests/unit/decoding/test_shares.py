@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from guerdon.data.draws import row_keys
 from guerdon.data.padded import Padded
 from guerdon.decoding import BeamOptions, SamplingOptions, beam_search, greedy, sample
-from guerdon.decoding.shares import decode_shares, joined, rows_of, shares_of
+from guerdon.decoding.shares import decode_shares, joined, places_of, shares_of
 from guerdon.errors import GuerdonError
+from guerdon.models.cache import rows_of
 
 LENGTHS = [5, 2, 9, 1, 7, 7, 3, 4, 8, 6, 2]
 LIMITS = torch.tensor([3, 12, 7, 20, 9, 1, 15, 4, 11, 8, 18])
@@ -75,19 +76,47 @@ def test_searches_find_what_one_thread_finds(method: str, three_threads: None, m
     assert len({tokens for group in found for tokens, _, _ in group}) > 8
 
 
-@given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 8))
-def test_shares_hold_every_source_once(sources: int, copies: int, threads: int) -> None:
+@pytest.mark.parametrize("size", [1, 3, 4, 6, 50])
+def test_a_batch_may_hold_fewer_sources_than_there_are(size: int, three_threads: None) -> None:
+    policy, sources, limits = tiny_policy(), random_rows(LENGTHS, seed=3), LIMITS.clone().clamp(min=2)
+    keys = row_keys(1, "batch", 0, torch.arange(11).repeat_interleave(2), torch.arange(2).repeat(11))
+    held, start = list[int](), type(policy).start
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(policy), "start", lambda self, part, *rest: (held.append(len(part)), start(self, part, *rest))[1])
+        few = [
+            sample(policy, sources, limits, SamplingOptions(), keys, 2, prefixes(), batch_size=size),
+            greedy(policy, sources, limits, prefixes(), batch_size=size),
+            beam_search(policy, sources, limits, BeamOptions(beam_size=3), prefixes(), batch_size=size),
+        ]
+    assert max(held) <= max(1, size // 3)
+    assert sum(held) == 3 * len(sources)
+    drawn = sample(policy, sources, limits, SamplingOptions(), keys, 2, prefixes())
+    assert few[0].tokens.to_lists() == drawn.tokens.to_lists()
+    assert torch.equal(few[0].finished, drawn.finished)
+    torch.testing.assert_close(few[0].log_prob, drawn.log_prob, rtol=1e-12, atol=1e-12)
+    assert [one.tokens for one in few[1]] == [one.tokens for one in greedy(policy, sources, limits, prefixes())]
+    wanted = beam_search(policy, sources, limits, BeamOptions(beam_size=3), prefixes())
+    assert [one[0].tokens for one in few[2]] == [one[0].tokens for one in wanted]
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 8), st.none() | st.integers(1, 50))
+def test_shares_hold_every_source_once(sources: int, copies: int, threads: int, batch_size: int | None) -> None:
     policy, before = tiny_policy(), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        shares = shares_of(policy, random_rows([1] * sources), copies)
+        shares = shares_of(policy, random_rows([1] * sources), copies, batch_size)
     finally:
         torch.set_num_threads(before)
     assert sorted(torch.cat(shares).tolist()) == list(range(sources))
     assert len(shares) <= threads
     sizes = [len(share) for share in shares]
     assert max(sizes) - min(sizes) <= 1
-    assert len(shares) == 1 or sources * copies >= 24 * len(shares)
+    held = min(sources, batch_size or sources)
+    assert len(shares) == 1 or held * copies >= 24 * len(shares)
+    places = places_of(shares, batch_size)
+    assert 1 <= places <= max(sizes)
+    assert batch_size is None or sum(min(size, places) for size in sizes) <= batch_size
+    assert places == max(sizes) or (batch_size is not None and (places + 1) * len(shares) > batch_size)
     rows = torch.cat([rows_of(share, copies) for share in shares])
     assert sorted(rows.tolist()) == list(range(sources * copies))
     assert all(row // copies in share for share in shares for row in rows_of(share, copies))

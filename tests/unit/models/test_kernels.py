@@ -39,7 +39,7 @@ def test_own_attention_reads_what_has_been_written(width: int, rotated: bool) ->
     keys, values = list[Tensor](), list[Tensor]()
     for position in range(CAPACITY - 3):
         joined = torch.randn(ROWS, 3 * HEADS * width, device=DEVICE)
-        found = kernels.attend_own(joined, cache, torch.tensor(position, device=DEVICE), running, rotation)
+        found = kernels.attend_own(joined, cache, torch.full((ROWS,), position, device=DEVICE), running, rotation)
         query, key, value = joined.view(ROWS, 3, HEADS, width).unbind(1)
         if rotation is not None:
             at = rotation[position : position + 1]
@@ -65,7 +65,7 @@ def test_own_attention_reads_the_past_where_the_table_says(rotated: bool) -> Non
     pasts: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in range(ROWS)]
     for position in range(20):
         joined = torch.randn(ROWS, 3 * HEADS * width, device=DEVICE)
-        found = kernels.attend_own(joined, cache, torch.tensor(position, device=DEVICE), running, rotation, table)
+        found = kernels.attend_own(joined, cache, torch.full((ROWS,), position, device=DEVICE), running, rotation, table)
         query, key, value = joined.view(ROWS, 3, HEADS, width).unbind(1)
         if rotation is not None:
             at = rotation[position : position + 1]
