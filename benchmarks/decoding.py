@@ -6,8 +6,9 @@
 The model is exported to both peers by `guerdon.models`. Each engine lives in a process of its own. Greedy outputs of all in
 float32 are compared first: speeds of models that write other texts would compare nothing. Then each work is done in turn by
 each engine, as often as asked, and the median and the spread of its tokens a second are printed, with ratios of medians to the
-better Hugging Face and to CTranslate2 float32. Models of recipes/multi30k.yaml and of benchmarks/base_model.yaml read German,
-which Multi30k's files call ``reference``.
+better Hugging Face and to CTranslate2 float32. guerdon and CTranslate2 sort the sources of a call by length; Hugging Face takes
+them as they come, and "sorted" where its caller does that. Models of recipes/multi30k.yaml and of benchmarks/base_model.yaml
+read German, which Multi30k's files call ``reference``.
 
 "guerdon through CTranslate2" is the engine of `reinforce.rollout_engine`, for samples only. Each call hands over the weights
 anew, in memory, as before each step of a run, and measures in a pass of the policy, in bfloat16 as an update would be, what the
@@ -45,6 +46,7 @@ WORKS = {  # name: (sources, batch sizes to choose from)
     "beam": (64, (32,)),
     "latency": (16, (1,)),
 }
+SORTED = ", sorted"
 
 
 def refreshed(model: str, threads: int) -> dict[str, Apart]:
@@ -58,6 +60,17 @@ def refreshed(model: str, threads: int) -> dict[str, Apart]:
     }
 
 
+def transformers(model: str, device: str, threads: int) -> dict[str, Apart]:
+    """Hugging Face's ``generate``: of texts as they come, and of texts that its caller has sorted by length."""
+    kinds = [(kind, alike) for alike in (False, True) for kind in (torch.float32, torch.bfloat16)]
+    return {
+        f"Hugging Face {str(kind).removeprefix('torch.')}{SORTED if alike else ''}": Apart(
+            HuggingFace, model, kind, device, alike, threads=threads
+        )
+        for kind, alike in kinds
+    }
+
+
 def on_gpu(model: str, rows: Rows, threads: int) -> dict[str, Apart]:
     """Each in its own process."""
     native = [(precision, graphs) for precision in get_args(Precision) for graphs in (True, False)]
@@ -68,8 +81,7 @@ def on_gpu(model: str, rows: Rows, threads: int) -> dict[str, Apart]:
             )
             for kind, graphs in native
         },
-        "Hugging Face float32": Apart(HuggingFace, model, torch.float32, "cuda", threads=threads),
-        "Hugging Face bfloat16": Apart(HuggingFace, model, torch.bfloat16, "cuda", threads=threads),
+        **transformers(model, "cuda", threads),
     }
 
 
@@ -79,8 +91,7 @@ def engines(model: str, rows: Rows, place: Path, threads: int) -> dict[str, Apar
     names = guerdon.load(model).tokenizer.tokens()
     return {
         **{f"guerdon {one}": Apart(Native, model, one, rows, "cpu", threads=threads) for one in get_args(InferencePrecision)},
-        "Hugging Face float32": Apart(HuggingFace, model, torch.float32, "cpu", threads=threads),
-        "Hugging Face bfloat16": Apart(HuggingFace, model, torch.bfloat16, "cpu", threads=threads),
+        **transformers(model, "cpu", threads),
         "CTranslate2 float32": Apart(CTranslate2, place / "ct2", "float32", names, threads, threads=threads),
         "CTranslate2 int8": Apart(CTranslate2, place / "ct2", "int8", names, threads, threads=threads),
     }
@@ -101,8 +112,9 @@ def compared(found: dict[str, Apart], rows: Rows) -> tuple[dict[str, float], dic
 def measured(found: dict[str, Apart], work: str, every: Rows, repetitions: int) -> dict[str, dict[str, Any]]:
     """Each engine's rates at its best batch size, in turn."""
     count, sizes = WORKS[work]
-    rows = every[:count]
-    best = {}
+    rows, best = every[:count], {}
+    if count == sizes[0] or sizes == (1,):  # one batch, or none
+        found = {name: engine for name, engine in found.items() if not name.endswith(SORTED)}
     for name, engine in found.items():
         tried = {size: engine.call("rate", work, rows, size, 1) for size in sizes for _ in range(2)}  # the second pass counts
         best[name] = max(tried, key=lambda size: tried[size])
@@ -111,9 +123,11 @@ def measured(found: dict[str, Apart], work: str, every: Rows, repetitions: int) 
 
 
 def with_ratios(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The same, with ratios to Hugging Face's better and to CTranslate2 float32."""
-    best = max(values["tokens/s"] for name, values in found.items() if name.startswith("Hugging Face"))
-    ratios = {"× Hugging Face's best": best}
+    """The same, with ratios to Hugging Face's better, to its better of sorted texts, and to CTranslate2 float32."""
+    peers = {name: values["tokens/s"] for name, values in found.items() if name.startswith("Hugging Face")}
+    ratios = {"× Hugging Face's best": max(rate for name, rate in peers.items() if not name.endswith(SORTED))}
+    if any(name.endswith(SORTED) for name in peers):
+        ratios["× its best, sorted"] = max(rate for name, rate in peers.items() if name.endswith(SORTED))
     if "CTranslate2 float32" in found:
         ratios["× CTranslate2 float32"] = found["CTranslate2 float32"]["tokens/s"]
     return {

@@ -111,15 +111,15 @@ class Refreshed(Writer):
 
 
 class HuggingFace(Engine):
-    """``generate`` of transformers."""
+    """``generate`` of transformers; ``alike``: the caller sorts sources by length."""
 
-    def __init__(self, model: str, dtype: torch.dtype, device: str) -> None:
-        policy, self.device = guerdon.load(model).policy, device
+    def __init__(self, model: str, dtype: torch.dtype, device: str, alike: bool) -> None:
+        policy, self.device, self.alike = guerdon.load(model).policy, device, alike
         self.model, self.end, self.pad = as_huggingface(policy).to(device, dtype), policy.end_id, policy.pad_id
 
     def __call__(self, work: str, rows: Rows, batch: int, seed: int) -> int:
-        alike = sorted(rows, key=len, reverse=True)  # as the others do by themselves
-        return sum(self._batch(work, alike[at : at + batch], seed + at) for at in range(0, len(rows), batch))
+        rows = sorted(rows, key=len, reverse=True) if self.alike else rows
+        return sum(self._batch(work, rows[at : at + batch], seed + at) for at in range(0, len(rows), batch))
 
     def _batch(self, work: str, rows: Rows, seed: int) -> int:
         torch.manual_seed(seed)
