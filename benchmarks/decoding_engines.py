@@ -15,6 +15,7 @@ import guerdon
 from guerdon.data.draws import row_keys
 from guerdon.data.padded import Padded
 from guerdon.decoding import BeamOptions, LengthLimit, SamplingOptions, beam_search, greedy, sample, workers
+from guerdon.generator import in_batches
 from guerdon.models.as_huggingface import as_huggingface
 from guerdon.models.packed import unchanged
 from guerdon.models.precision import InferencePrecision
@@ -61,9 +62,10 @@ class Native(Engine):
             time.sleep(0.1)
 
     def __call__(self, work: str, rows: Rows, batch: int, seed: int) -> int:
-        calls = [[row] for row in rows] if work == "latency" else [rows]
+        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+        calls = [[i] for i in order] if work == "latency" else in_batches(order, batch, torch.device(self.device))
         with unchanged(self.policy):  # as in a call of `generate`
-            return sum(self._written(work, call, batch, seed) for call in calls)
+            return sum(self._written(work, [rows[i] for i in call], batch, seed + call[0]) for call in calls)
 
     def _written(self, work: str, rows: Rows, batch: int, seed: int) -> int:
         sources = Padded.from_lists(rows, self.policy.pad_id, self.device)

@@ -23,7 +23,7 @@ from guerdon.models.packed import unchanged
 from guerdon.models.transformer import Transformer
 
 DECODING = "decoding.json"
-_TOGETHER = 4  # batches that are asked for at once, so that no core, and no place on a GPU, waits for the others at each
+_TOGETHER = 8  # batches
 
 
 class Text(Protocol):
@@ -137,9 +137,7 @@ class Generator:
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         found: dict[int, list[Output]] = {}
         with unchanged(self.policy):
-            span = options.batch_size * (_TOGETHER if getattr(self.policy, "parallel", False) else 1)
-            for first in range(0, len(order), span):
-                part = order[first : first + span]
+            for part in in_batches(order, options.batch_size, self.device):
                 batch = self._padded([rows[i] for i in part])
                 starts = None if forced is None else self._padded([forced[i] for i in part])
                 hypotheses = self._search(batch, part, options, starts)
@@ -212,6 +210,12 @@ class Generator:
             save_policy(self.policy, folder)
         else:
             self.policy.save(folder)
+
+
+def in_batches(order: Sequence[int], size: int, device: torch.device) -> list[Sequence[int]]:
+    """What is asked for at once: a batch on the CPU; on a GPU several, whose sources take each other's places."""
+    span = size * (_TOGETHER if device.type == "cuda" else 1)
+    return [order[first : first + span] for first in range(0, len(order), span)]
 
 
 def _check_list(texts: Sequence[str], noun: str) -> None:

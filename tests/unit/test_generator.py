@@ -15,7 +15,7 @@ from guerdon.data.padded import Padded
 from guerdon.data.tokenizer import Tokenizer
 from guerdon.decoding import BeamOptions, DecodingOptions, LengthLimit, beam_search, changed
 from guerdon.errors import CheckpointError, ConfigurationError, DataError, GuerdonError, InputError
-from guerdon.generator import Generator, load, model_folder
+from guerdon.generator import Generator, in_batches, load, model_folder
 
 TOKENIZER = Tokenizer.train(["red blue green red blue green"] * 3, 270)
 SOURCES = ["red", "blue and a much longer one", "", "green red", "日本", "blue", "red"]
@@ -106,8 +106,16 @@ def test_no_sources(generator: Generator) -> None:
 
 def test_progress_is_told(generator: Generator) -> None:
     told: list[int] = []
-    generator.generate(SOURCES, METHODS["greedy"], advance=told.append, batch_size=1)
-    assert told == [4, 7]  # four batches at a time
+    generator.generate(SOURCES, METHODS["greedy"], advance=told.append, batch_size=3)
+    assert told == [3, 6, 7]
+
+
+def test_a_gpu_is_asked_for_several_batches_at_once() -> None:
+    """Their sources take each other's places there; the CPU gets batch by batch."""
+    order = list(range(20, 0, -1))
+    assert in_batches(order, 2, torch.device("cuda")) == [order[:16], order[16:]]
+    assert in_batches(order, 8, torch.device("cpu")) == [order[:8], order[8:16], order[16:]]
+    assert in_batches([], 2, torch.device("cpu")) == []
 
 
 def test_the_mode_of_the_policy_is_kept(generator: Generator) -> None:

@@ -123,3 +123,5 @@ def test_a_gpu_replays_what_single_steps_find(size: int, positions: str, monkeyp
         assert not alike or own[0].log_prob == pytest.approx(other[0].log_prob, abs=1e-2)
     again = beam_search(policy, sources, limits, BeamOptions(size, returned=size))
     assert again == found
+    few = beam_search(policy, sources, limits, BeamOptions(size, returned=size), batch_size=16)
+    assert sum(one[0].tokens == other[0].tokens for one, other in zip(few, found, strict=True)) >= 0.95 * len(found)
