@@ -123,7 +123,7 @@ def beam_search(
         batch_size: the most sources at a time; None for all. On a GPU, others take the places of those that have ended.
 
     Raises:
-        InputError: for limits or prefixes that do not fit the sources.
+        InputError: for limits or prefixes that do not fit the sources, or a batch of no source.
         GuerdonError: where the policy's logits are not finite, or allow a source no output at all.
     """
     limits = limits.to(sources.ids.device)

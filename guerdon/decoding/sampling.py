@@ -53,7 +53,7 @@ def sample(
         batch_size: the most sources at a time; None for all. On a GPU, others take the places of those that have ended.
 
     Raises:
-        InputError: for limits, keys or prefixes that do not fit the sources.
+        InputError: for limits, keys or prefixes that do not fit the sources, or a batch of no source.
         GuerdonError: where the policy's logits are not finite.
     """
     if copies < 1 or keys.shape != (len(sources) * copies,):

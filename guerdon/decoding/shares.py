@@ -19,6 +19,7 @@ from torch import Tensor
 from guerdon.data.padded import Padded
 from guerdon.decoding import workers
 from guerdon.decoding.outputs import Samples
+from guerdon.errors import InputError
 from guerdon.models.cache import rows_of
 from guerdon.models.packed import unchanged
 from guerdon.models.policy import Policy
@@ -36,7 +37,12 @@ def shares_of(policy: Policy, sources: Padded, copies: int, batch_size: int | No
     Long sources, whose outputs are long as a rule, are dealt out evenly. There is one share, of all in their order, where the
     policy does not say that it may be asked by several threads at once (``parallel``) and where it is not on the CPU; for few
     rows, of all sources or of so many as make a batch, there is one, too.
+
+    Raises:
+        InputError: for a batch of no source.
     """
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"{batch_size} sources are no batch", where="batch_size", cure="give at least 1, or None for all")
     alone = (
         not getattr(policy, "parallel", False)
         or sources.ids.device.type != "cpu"
@@ -44,7 +50,7 @@ def shares_of(policy: Policy, sources: Padded, copies: int, batch_size: int | No
     )
     if alone:
         return [torch.arange(len(sources), device=sources.ids.device)]
-    held = min(len(sources), batch_size or len(sources))
+    held = len(sources) if batch_size is None else min(len(sources), batch_size)
     count = max(1, min(torch.get_num_threads(), held, held * copies // _LEAST))
     longest_first = torch.argsort(sources.lengths, descending=True, stable=True)
     return [longest_first[first::count] for first in range(count)]

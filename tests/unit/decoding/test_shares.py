@@ -16,7 +16,7 @@ from guerdon.data.draws import row_keys
 from guerdon.data.padded import Padded
 from guerdon.decoding import BeamOptions, SamplingOptions, beam_search, greedy, sample
 from guerdon.decoding.shares import decode_shares, joined, places_of, shares_of
-from guerdon.errors import GuerdonError
+from guerdon.errors import GuerdonError, InputError
 from guerdon.models.cache import rows_of
 
 LENGTHS = [5, 2, 9, 1, 7, 7, 3, 4, 8, 6, 2]
@@ -97,6 +97,14 @@ def test_a_batch_may_hold_fewer_sources_than_there_are(size: int, three_threads:
     assert [one.tokens for one in few[1]] == [one.tokens for one in greedy(policy, sources, limits, prefixes())]
     wanted = beam_search(policy, sources, limits, BeamOptions(beam_size=3), prefixes())
     assert [one[0].tokens for one in few[2]] == [one[0].tokens for one in wanted]
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_batch_of_no_source_is_refused(size: int) -> None:
+    policy, sources, limits = tiny_policy(), random_rows([2, 3]), torch.tensor([4, 4])
+    for decode in (greedy, lambda *given, **named: beam_search(*given, BeamOptions(), **named)):
+        with pytest.raises(InputError, match=f"{size} sources are no batch"):
+            decode(policy, sources, limits, batch_size=size)
 
 
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 8), st.none() | st.integers(1, 50))
