@@ -15,7 +15,8 @@ def policy_of(**options: object) -> Transformer:
     """A small one whose outputs end here and there."""
     torch.manual_seed(3)
     sizes = {"width": 12, "heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feed_forward": 16}
-    policy = Transformer(TransformerOptions(20, **sizes, max_source=40, max_target=40, **options)).eval()  # type: ignore[arg-type]
+    given = {**sizes, "max_source": 40, "max_target": 40, **options}
+    policy = Transformer(TransformerOptions(20, **given)).eval()  # type: ignore[arg-type]
     with torch.no_grad():
         for weight in policy.parameters():
             weight.copy_(weight * 1.5 if weight.ndim > 1 else weight + 0.1 * torch.randn_like(weight))

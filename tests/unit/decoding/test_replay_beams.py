@@ -65,15 +65,15 @@ def test_what_is_found_is_what_single_steps_find(
     assert any(own.finished for one in wanted for own in one)
 
 
-@pytest.mark.parametrize(("places", "positions"), [(2, "rotary"), (1, "sinusoidal")])
+@pytest.mark.parametrize(("places", "positions"), [(2, "rotary"), (2, "learned"), (1, "sinusoidal")])
 def test_sources_that_wait_take_the_places_of_those_that_have_ended(
     places: int, positions: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy, options = policy_of(positions=positions), BeamOptions(2, returned=2, length_penalty=2.0)
+    policy, options = policy_of(positions=positions, max_target=7), BeamOptions(2, returned=2, length_penalty=2.0)
     with torch.no_grad():
         policy.embedding.weight[policy.end_id] *= -2.0
     rows = [[5 + (7 * number + place) % 14 for place in range(1 + number * 5 % 4)] for number in range(6)]
-    sources, limits = Padded.from_lists(rows, 0, DEVICE), torch.tensor([4, 2, 7, 1, 6, 3])
+    sources, limits = Padded.from_lists(rows, 0, DEVICE), torch.tensor([4, 2, 7, 1, 3, 7])
     monkeypatch.setenv("GUERDON_GRAPHS", "0")
     wanted = beam_search(policy, sources, limits, options)
     same(beam_search(policy, sources, limits, options, batch_size=places), wanted)
@@ -104,6 +104,18 @@ def test_what_is_not_finite_is_reported_as_single_steps_do(
         messages.append(str(raised.value))
     assert messages[0] == messages[1]
     assert "position 3" in messages[0]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_what_was_not_finite_is_reported_though_others_have_taken_places_since(replayed: None) -> None:
+    """One hypothesis of a source breaks, the others go on, and beside them a source begins."""
+    policy = policy_of(positions="rotary", tied_embeddings=False, max_target=7)
+    with torch.no_grad():
+        policy.target_embedding.weight[16] = torch.nan
+    sources = Padded.from_lists([[5], [12, 13], [5, 6, 7], [12, 13, 14, 15]], 0, DEVICE)
+    with pytest.raises(GuerdonError, match="nan, inf") as raised:
+        beam_search(policy, sources, torch.tensor([7, 1, 2, 6]), BeamOptions(3, patience=2.0), batch_size=2)
+    assert "source 3, position 1" in str(raised.value)
 
 
 @ON_GPU
