@@ -134,12 +134,12 @@ class _Beams(Recording):
 
     def _traced(self, places: Tensor, numbers: list[int]) -> list[Closed]:
         """What closed at these places, where the sources of these numbers are, followed back to its first token."""
-        positions, end_id = self.room.length, self.step.policy.end_id
-        every = (self.closed, self.parents, self.tokens, self.origins, self.written)
-        closed, parents, tokens, origins, written = (one[:positions, places].cpu() for one in every)
+        end_id, every = self.step.policy.end_id, (self.closed, self.parents, self.tokens, self.origins, self.written)
+        closed, parents, tokens, origins, written = (one[: self.room.length, places].cpu() for one in every)
         at, source, rank = (closed > -torch.inf).nonzero(as_tuple=True)  # by position, source and rank
-        lane, before = parents[at, source, rank], tokens.new_zeros(len(at), positions)
-        for position in range(positions - 2, -1, -1):
+        longest = int(at.max()) if len(at) else 0
+        lane, before = parents[at, source, rank], tokens.new_zeros(len(at), longest)
+        for position in range(longest - 1, -1, -1):
             inside = position < at
             before[:, position] = written[position, source, lane]
             lane = torch.where(inside, origins[position, source, lane], lane)
